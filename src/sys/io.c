@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "io.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+/* One copy_file_range call: large enough to be cheap, small enough that a signal or an error is not far away. */
+#define RANGE_CHUNK ((size_t)128 << 20)
+#define BUFFER_SIZE ((size_t)1 << 20)
+
+/* EINTR is not retried: a network file system may have done the rename already, and ENOENT would be a lie then. */
+int ov_renameat2(int olddir, const char *old, int newdir, const char *new, unsigned flags)
+{
+	if (flags == 0)
+		return renameat(olddir, old, newdir, new) < 0 ? -errno : 0;
+	if (syscall(__NR_renameat2, olddir, old, newdir, new, flags) == 0)
+		return 0;
+	return errno == ENOSYS ? -EINVAL : -errno;
+}
+
+ssize_t ov_pread_full(int fd, void *buf, size_t size, off_t off)
+{
+	size_t done = 0;
+	ssize_t n;
+
+	while (done < size) {
+		n = pread(fd, (char *)buf + done, size - done, off + (off_t)done);
+		if (n == 0)
+			break;
+		if (n > 0)
+			done += (size_t)n;
+		else if (errno != EINTR)
+			return done ? (ssize_t)done : -errno;
+	}
+	return (ssize_t)done;
+}
+
+ssize_t ov_pwrite_full(int fd, const void *buf, size_t size, off_t off)
+{
+	size_t done = 0;
+	ssize_t n;
+
+	while (done < size) {
+		n = pwrite(fd, (const char *)buf + done, size - done, off + (off_t)done);
+		if (n == 0)
+			return done ? (ssize_t)done : -EIO; /* no progress would be an endless loop */
+		if (n > 0)
+			done += (size_t)n;
+		else if (errno != EINTR)
+			return done ? (ssize_t)done : -errno;
+	}
+	return (ssize_t)done;
+}
+
+/* One copy: the two files, and what was found out about them on the way. */
+struct copy {
+	int in;
+	int out;
+	bool no_range; /* copy_file_range does not work between them */
+	char *buf; /* for read/write, made when first needed */
+};
+
+/* Copy [*POS, END) by read and write. */
+static int copy_rw(struct copy *c, off_t *pos, off_t end)
+{
+	if (!c->buf) {
+		c->buf = malloc(BUFFER_SIZE);
+		if (!c->buf)
+			return -ENOMEM;
+	}
+	while (*pos < end) {
+		size_t want = end - *pos < (off_t)BUFFER_SIZE ? (size_t)(end - *pos) : BUFFER_SIZE;
+		ssize_t n = ov_pread_full(c->in, c->buf, want, *pos);
+		ssize_t done = 0, w;
+
+		if (n == 0)
+			return -EIO; /* the source shrank under us */
+		if (n < 0)
+			return (int)n;
+		while (done < n) {
+			w = ov_pwrite_full(c->out, c->buf + done, (size_t)(n - done), *pos + done);
+			if (w < 0)
+				return (int)w;
+			done += w;
+		}
+		*pos += n;
+	}
+	return 0;
+}
+
+/* Would reading and writing fail as well, so that there is no sense in trying? */
+static bool is_final(int err)
+{
+	return err == ENOSPC || err == EDQUOT || err == EFBIG || err == ENOMEM;
+}
+
+/* Copy the data segment [POS, END). */
+static int copy_segment(struct copy *c, off_t pos, off_t end)
+{
+	while (pos < end && !c->no_range) {
+		size_t want = end - pos < (off_t)RANGE_CHUNK ? (size_t)(end - pos) : RANGE_CHUNK;
+		off_t from = pos, to = pos;
+		ssize_t n = copy_file_range(c->in, &from, c->out, &to, want, 0);
+
+		if (n > 0)
+			pos += n;
+		else if (n < 0 && errno == EINTR)
+			continue;
+		else if (n < 0 && is_final(errno))
+			return -errno;
+		else /* EXDEV, EINVAL, EOPNOTSUPP...; 0 is EOF, or a file system that cannot: read() knows */
+			c->no_range = true;
+	}
+	return copy_rw(c, &pos, end);
+}
+
+/* Find the next data segment of FD from POS on, within SIZE. False if only holes are left. */
+static bool next_segment(int fd, off_t pos, off_t size, off_t *start, off_t *end)
+{
+	off_t data = lseek(fd, pos, SEEK_DATA);
+
+	if (data < 0) {
+		if (errno == ENXIO)
+			return false;
+		*start = pos; /* the file system cannot tell: all is data */
+		*end = size;
+		return true;
+	}
+	if (data >= size)
+		return false;
+	*start = data;
+	*end = lseek(fd, data, SEEK_HOLE);
+	if (*end <= data || *end > size)
+		*end = size;
+	return true;
+}
+
+/* Share the extents, if the file system can and the copy is of the whole. 1 if done. */
+static int try_clone(int in, int out, off_t size)
+{
+	struct stat st;
+
+	if (fstat(in, &st) < 0)
+		return -errno;
+	if (st.st_size < size)
+		return -EIO;
+	if (st.st_size != size || ioctl(out, FICLONE, in) < 0)
+		return 0;
+	if (fstat(out, &st) < 0)
+		return -errno;
+	return st.st_size == size ? 1 : -EIO;
+}
+
+int ov_copy_data(int in, int out, off_t size)
+{
+	struct copy c = {.in = in, .out = out};
+	off_t pos = 0, start, end;
+	struct stat st;
+	int r;
+
+	if (size <= 0)
+		return size < 0 ? -EINVAL : 0;
+	r = try_clone(in, out, size);
+	if (r != 0)
+		return r < 0 ? r : 0;
+	/* The size comes first: behind writes that extend a file xfs allocates more, which would fill the holes. */
+	if (TEMP_FAILURE_RETRY(ftruncate(out, size)) < 0)
+		return -errno;
+	while (r == 0 && pos < size && next_segment(in, pos, size, &start, &end)) {
+		r = copy_segment(&c, start, end);
+		pos = end;
+	}
+	ov_free_p(&c.buf);
+	if (r < 0)
+		return r;
+	/* A source cut off in a hole looks like a hole: its size tells. */
+	if (fstat(in, &st) < 0)
+		return -errno;
+	return st.st_size < size ? -EIO : 0;
+}
+
+int ov_fsync(int fd, bool datasync)
+{
+	return TEMP_FAILURE_RETRY(datasync ? fdatasync(fd) : fsync(fd)) < 0 ? -errno : 0;
+}
