@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "filehandle.h"
+
+int ov_fdcache_init(struct ov_fdcache *c, unsigned limit)
+{
+	int r = pthread_mutex_init(&c->lock, NULL);
+
+	c->lru.prev = c->lru.next = &c->lru;
+	c->lru.fd = -1;
+	c->count = 0;
+	c->limit = limit;
+	c->evictions = 0;
+	return -r;
+}
+
+void ov_fdcache_destroy(struct ov_fdcache *c)
+{
+	pthread_mutex_destroy(&c->lock);
+}
+
+static void lru_unlink(struct ov_fdslot *s)
+{
+	if (!s->next)
+		return;
+	s->prev->next = s->next;
+	s->next->prev = s->prev;
+	s->prev = s->next = NULL;
+}
+
+static void lru_front(struct ov_fdcache *c, struct ov_fdslot *s)
+{
+	if (c->lru.next == s)
+		return;
+	lru_unlink(s);
+	s->prev = &c->lru;
+	s->next = c->lru.next;
+	s->next->prev = s;
+	c->lru.next = s;
+}
+
+/* Close the slot's fd and, if it stands alone, free it. Lock held, no pins. */
+static void slot_release(struct ov_fdcache *c, struct ov_fdslot *s)
+{
+	lru_unlink(s);
+	if (s->fd >= 0) {
+		close(s->fd);
+		s->fd = -1;
+		c->count--;
+	}
+	if (!s->heap)
+		return;
+	if (s->owner && *s->owner == s)
+		*s->owner = NULL;
+	free(s);
+}
+
+/* Close the least recently used ones until COUNT is at most LIMIT. Pinned and held ones stay. Lock held. */
+static void evict(struct ov_fdcache *c, unsigned limit)
+{
+	struct ov_fdslot *s = c->lru.prev;
+
+	while (c->count > limit && s != &c->lru) {
+		struct ov_fdslot *prev = s->prev;
+
+		if (!s->pins && !s->held) {
+			slot_release(c, s);
+			c->evictions++;
+		}
+		s = prev;
+	}
+}
+
+int ov_fdslot_pin(struct ov_fdcache *c, struct ov_fdslot *slot, bool writable)
+{
+	int fd = -1;
+
+	pthread_mutex_lock(&c->lock);
+	if (slot->fd >= 0 && (!writable || slot->writable)) {
+		slot->pins++;
+		lru_front(c, slot);
+		fd = slot->fd;
+	}
+	pthread_mutex_unlock(&c->lock);
+	return fd;
+}
+
+void ov_fdslot_unpin(struct ov_fdcache *c, struct ov_fdslot *slot)
+{
+	pthread_mutex_lock(&c->lock);
+	if (--slot->pins == 0 && slot->dead)
+		slot_release(c, slot);
+	pthread_mutex_unlock(&c->lock);
+}
+
+int ov_fdslot_install(struct ov_fdcache *c, struct ov_fdslot *slot, int fd)
+{
+	pthread_mutex_lock(&c->lock);
+	if (slot->fd >= 0) {
+		close(fd);
+	} else {
+		slot->fd = fd;
+		c->count++;
+	}
+	slot->pins++;
+	lru_front(c, slot);
+	fd = slot->fd;
+	if (c->count > c->limit)
+		evict(c, c->limit);
+	pthread_mutex_unlock(&c->lock);
+	return fd;
+}
+
+void ov_fdslot_close(struct ov_fdcache *c, struct ov_fdslot *slot)
+{
+	pthread_mutex_lock(&c->lock);
+	slot_release(c, slot);
+	pthread_mutex_unlock(&c->lock);
+}
+
+struct ov_fdslot *ov_fdslot_get(struct ov_fdcache *c, struct ov_fdslot **owner, bool writable)
+{
+	struct ov_fdslot *s;
+
+	pthread_mutex_lock(&c->lock);
+	s = *owner;
+	if (s && (!writable || s->writable)) {
+		s->pins++;
+		lru_front(c, s);
+	} else {
+		s = NULL;
+	}
+	pthread_mutex_unlock(&c->lock);
+	return s;
+}
+
+/* Detach what *OWNER points to. Lock held. */
+static void detach(struct ov_fdcache *c, struct ov_fdslot **owner)
+{
+	struct ov_fdslot *s = *owner;
+
+	if (!s)
+		return;
+	*owner = NULL;
+	s->owner = NULL;
+	s->dead = true;
+	if (!s->pins)
+		slot_release(c, s);
+}
+
+struct ov_fdslot *ov_fdslot_put(struct ov_fdcache *c, struct ov_fdslot **owner, int fd, bool writable, bool held)
+{
+	struct ov_fdslot *s = calloc(1, sizeof(*s));
+
+	if (!s) {
+		close(fd);
+		return NULL;
+	}
+	s->fd = fd;
+	s->pins = 1;
+	s->writable = writable;
+	s->held = held;
+	s->heap = true;
+	s->owner = owner;
+	pthread_mutex_lock(&c->lock);
+	detach(c, owner);
+	*owner = s;
+	c->count++;
+	lru_front(c, s);
+	if (c->count > c->limit)
+		evict(c, c->limit);
+	pthread_mutex_unlock(&c->lock);
+	return s;
+}
+
+void ov_fdslot_drop(struct ov_fdcache *c, struct ov_fdslot **owner)
+{
+	pthread_mutex_lock(&c->lock);
+	detach(c, owner);
+	pthread_mutex_unlock(&c->lock);
+}
+
+bool ov_fdslot_hold(struct ov_fdcache *c, struct ov_fdslot **owner, bool held)
+{
+	bool ok;
+
+	pthread_mutex_lock(&c->lock);
+	ok = *owner != NULL;
+	if (ok)
+		(*owner)->held = held;
+	pthread_mutex_unlock(&c->lock);
+	return ok;
+}
+
+void ov_fdcache_trim(struct ov_fdcache *c)
+{
+	pthread_mutex_lock(&c->lock);
+	evict(c, 0);
+	pthread_mutex_unlock(&c->lock);
+}

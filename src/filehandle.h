@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef OV_FILEHANDLE_H
+#define OV_FILEHANDLE_H
+
+/*
+ * Open fds, kept in one LRU list that is bounded by RLIMIT_NOFILE: those of real directories (dirhandle.h) and those of
+ * regular files. No open file of a client hangs on them: one that was evicted is opened again from its directory.
+ */
+
+#include <pthread.h>
+#include <stdint.h>
+
+#include "util.h"
+
+struct ov_fdslot {
+	struct ov_fdslot *prev, *next; /* LRU list; NULL while not linked */
+	int fd;          /* -1: closed */
+	uint32_t pins;   /* operations using the fd right now; never closed while > 0 */
+	bool writable;   /* opened O_RDWR */
+	bool held;       /* the only way to the object (unlinked): not evicted */
+	bool heap;       /* allocated alone (files); freed when closed and unpinned */
+	bool dead;       /* replaced: close at the last unpin */
+	struct ov_fdslot **owner; /* where the owner points to a heap slot; cleared at eviction */
+};
+
+struct ov_fdcache {
+	pthread_mutex_t lock; /* innermost lock: nothing is taken under it */
+	struct ov_fdslot lru; /* list head: next = most recently used */
+	unsigned count;       /* open fds in slots */
+	unsigned limit;
+	uint64_t evictions;
+};
+
+/* LIMIT: how many fds may stay open. 0 or -errno. */
+int ov_fdcache_init(struct ov_fdcache *c, unsigned limit);
+void ov_fdcache_destroy(struct ov_fdcache *c);
+
+/*
+ * The fd of SLOT, pinned, if it is open (and writable if asked for); else -1. Every success is paid with one
+ * ov_fdslot_unpin().
+ */
+int ov_fdslot_pin(struct ov_fdcache *c, struct ov_fdslot *slot, bool writable);
+void ov_fdslot_unpin(struct ov_fdcache *c, struct ov_fdslot *slot);
+
+/*
+ * Give FD to an embedded SLOT and pin it. If another thread was faster FD is closed and its fd is used. Returns the fd
+ * in the slot. Evicts others past the limit.
+ */
+int ov_fdslot_install(struct ov_fdcache *c, struct ov_fdslot *slot, int fd);
+
+/* Close an embedded slot for good (its owner goes away or its object changed); no pins may be held. */
+void ov_fdslot_close(struct ov_fdcache *c, struct ov_fdslot *slot);
+
+/*
+ * Heap slots, for files: *OWNER is the owner's pointer, read and written under the cache's lock only.
+ * get: the pinned slot with an open fd (writable if asked for), or NULL.
+ * put: make a slot of FD (owned from now on, also on failure), pinned, replacing what is there: the old one closes
+ * when its pins are gone. NULL if memory ran out. HELD: never evict.
+ * drop: forget what is there.
+ */
+struct ov_fdslot *ov_fdslot_get(struct ov_fdcache *c, struct ov_fdslot **owner, bool writable);
+struct ov_fdslot *ov_fdslot_put(struct ov_fdcache *c, struct ov_fdslot **owner, int fd, bool writable, bool held);
+void ov_fdslot_drop(struct ov_fdcache *c, struct ov_fdslot **owner);
+
+/* Mark what *OWNER points to as held (or not). False if there is no open fd. */
+bool ov_fdslot_hold(struct ov_fdcache *c, struct ov_fdslot **owner, bool held);
+
+/* Close every fd that no operation uses: for EMFILE. */
+void ov_fdcache_trim(struct ov_fdcache *c);
+
+#endif

@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "inode.h"
+
+#include <string.h>
+#include <xxhash.h>
+
+#define OV_TABLE_START 256 /* buckets; a power of two */
+
+static uint64_t mix(uint64_t x)
+{
+	x ^= x >> 33;
+	x *= 0xff51afd7ed558ccdULL;
+	x ^= x >> 33;
+	return x;
+}
+
+static size_t key_hash(struct ov_key k)
+{
+	return (size_t)mix(k.ino ^ ((uint64_t)k.fsid << 40) ^ ((uint64_t)k.upper << 63));
+}
+
+static uint32_t dent_hash(const struct ov_inode *parent, const char *name)
+{
+	return (uint32_t)XXH3_64bits_withSeed(name, strlen(name), parent->nodeid);
+}
+
+int ov_itable_init(struct ov_itable *t, struct ov_fdcache *fds)
+{
+	int r;
+
+	memset(t, 0, sizeof(*t));
+	t->fds = fds;
+	t->next_id = OV_ROOT_ID;
+	t->ids = calloc(OV_TABLE_START, sizeof(*t->ids));
+	t->keys = calloc(OV_TABLE_START, sizeof(*t->keys));
+	t->dents = calloc(OV_TABLE_START, sizeof(*t->dents));
+	t->id_mask = t->key_mask = t->dent_mask = OV_TABLE_START - 1;
+	if (!t->ids || !t->keys || !t->dents)
+		return -ENOMEM;
+	r = pthread_mutex_init(&t->lock, NULL);
+	if (r)
+		return -r;
+	return -pthread_cond_init(&t->busy_done, NULL);
+}
+
+/* Double a table when it is full. Without memory it just stays slower. */
+#define GROW(t, table, mask, type, next, hash_of)                                          \
+	do {                                                                               \
+		size_t size = ((t)->mask + 1) * 2;                                         \
+		type **fresh = calloc(size, sizeof(*fresh));                               \
+		if (!fresh)                                                                \
+			break;                                                             \
+		for (size_t b = 0; b <= (t)->mask; b++) {                                  \
+			type *e = (t)->table[b];                                           \
+			while (e) {                                                        \
+				type *following = e->next;                                 \
+				size_t slot_ = (hash_of) & (size - 1);                     \
+				e->next = fresh[slot_];                                    \
+				fresh[slot_] = e;                                          \
+				e = following;                                             \
+			}                                                                  \
+		}                                                                          \
+		free((t)->table);                                                          \
+		(t)->table = fresh;                                                        \
+		(t)->mask = size - 1;                                                      \
+	} while (0)
+
+static struct ov_inode *find_locked(struct ov_itable *t, uint64_t nodeid)
+{
+	struct ov_inode *i = t->ids[mix(nodeid) & t->id_mask];
+
+	while (i && i->nodeid != nodeid)
+		i = i->id_next;
+	return i;
+}
+
+struct ov_inode *ov_inode_find(struct ov_itable *t, uint64_t nodeid)
+{
+	struct ov_inode *i;
+
+	pthread_mutex_lock(&t->lock);
+	i = find_locked(t, nodeid);
+	pthread_mutex_unlock(&t->lock);
+	return i;
+}
+
+struct ov_inode *ov_inode_new(struct ov_itable *t, unsigned type)
+{
+	struct ov_inode *i = calloc(1, sizeof(*i));
+
+	if (!i)
+		return NULL;
+	i->type = (uint16_t)(type & S_IFMT);
+	i->nodeid = __atomic_fetch_add(&t->next_id, 1, __ATOMIC_RELAXED);
+	return i;
+}
+
+void ov_inode_insert(struct ov_itable *t, struct ov_inode *i)
+{
+	size_t h;
+
+	pthread_mutex_lock(&t->lock);
+	if (++t->nids > t->id_mask)
+		GROW(t, ids, id_mask, struct ov_inode, id_next, mix(e->nodeid));
+	h = mix(i->nodeid) & t->id_mask;
+	i->id_next = t->ids[h];
+	t->ids[h] = i;
+	pthread_mutex_unlock(&t->lock);
+}
+
+/* Free what I owns, and I. No lock needed: nobody can reach it. */
+static void inode_free(struct ov_itable *t, struct ov_inode *i)
+{
+	if (ov_inode_isdir(i)) {
+		for (unsigned n = 0; n < i->nrdirs; n++)
+			ov_rdir_unref(t->fds, i->rdirs[n]);
+		free(i->rdirs);
+		if (i->listing && t->free_listing)
+			t->free_listing(t->free_listing_arg, i);
+	} else {
+		ov_rdir_unref(t->fds, i->rparent);
+		ov_fdslot_drop(t->fds, &i->slot);
+		if (i->data) {
+			ov_rdir_unref(t->fds, i->data->dir);
+			free(i->data->name);
+			free(i->data);
+		}
+	}
+	free(i->rname);
+	free(i);
+}
+
+void ov_inode_discard(struct ov_itable *t, struct ov_inode *i)
+{
+	inode_free(t, i);
+}
+
+static bool key_equal(struct ov_key a, struct ov_key b)
+{
+	return a.ino == b.ino && a.fsid == b.fsid && a.upper == b.upper;
+}
+
+static void clear_key_locked(struct ov_itable *t, struct ov_inode *i)
+{
+	struct ov_inode **p;
+
+	if (!ov_inode_is(i, OV_I_KEYED))
+		return;
+	for (p = &t->keys[key_hash(i->key) & t->key_mask]; *p; p = &(*p)->key_next) {
+		if (*p == i) {
+			*p = i->key_next;
+			t->nkeys--;
+			break;
+		}
+	}
+	i->key_next = NULL;
+	ov_inode_unset(i, OV_I_KEYED);
+}
+
+void ov_inode_clear_key(struct ov_itable *t, struct ov_inode *i)
+{
+	pthread_mutex_lock(&t->lock);
+	clear_key_locked(t, i);
+	pthread_mutex_unlock(&t->lock);
+}
+
+void ov_inode_set_key_locked(struct ov_itable *t, struct ov_inode *i, struct ov_key key)
+{
+	size_t h;
+
+	clear_key_locked(t, i);
+	if (++t->nkeys > t->key_mask)
+		GROW(t, keys, key_mask, struct ov_inode, key_next, key_hash(e->key));
+	i->key = key;
+	h = key_hash(key) & t->key_mask;
+	i->key_next = t->keys[h];
+	t->keys[h] = i;
+	ov_inode_set(i, OV_I_KEYED);
+}
+
+void ov_inode_set_key(struct ov_itable *t, struct ov_inode *i, struct ov_key key)
+{
+	pthread_mutex_lock(&t->lock);
+	ov_inode_set_key_locked(t, i, key);
+	pthread_mutex_unlock(&t->lock);
+}
+
+struct ov_inode *ov_inode_find_key_locked(struct ov_itable *t, struct ov_key key)
+{
+	struct ov_inode *i = t->keys[key_hash(key) & t->key_mask];
+
+	while (i && !key_equal(i->key, key))
+		i = i->key_next;
+	return i;
+}
+
+struct ov_dentry *ov_dentry_find_locked(struct ov_itable *t, const struct ov_inode *parent, const char *name)
+{
+	uint32_t h = dent_hash(parent, name);
+	struct ov_dentry *d = t->dents[h & t->dent_mask];
+
+	while (d && (d->hash != h || d->parent != parent || strcmp(d->name, name) != 0))
+		d = d->hash_next;
+	return d;
+}
+
+int ov_dentry_add_locked(struct ov_itable *t, struct ov_inode *parent, const char *name, struct ov_inode *i, bool front)
+{
+	size_t len = strlen(name) + 1;
+	struct ov_dentry *d;
+	size_t h;
+
+	if (ov_dentry_find_locked(t, parent, name))
+		return -EEXIST;
+	d = malloc(sizeof(*d) + len);
+	if (!d)
+		return -ENOMEM;
+	memcpy(d->name, name, len);
+	d->hash = dent_hash(parent, name);
+	d->parent = parent;
+	parent->refs++;
+	d->inode = i;
+	if (front || !i->names) {
+		d->alias_next = i->names;
+		i->names = d;
+	} else {
+		d->alias_next = i->names->alias_next;
+		i->names->alias_next = d;
+	}
+	if (++t->ndents > t->dent_mask)
+		GROW(t, dents, dent_mask, struct ov_dentry, hash_next, (size_t)e->hash);
+	h = d->hash & t->dent_mask;
+	d->hash_next = t->dents[h];
+	t->dents[h] = d;
+	return 0;
+}
+
+/* Take D out of both its lists. The parent's reference stays for the caller to drop. */
+static void dentry_unlink_locked(struct ov_itable *t, struct ov_dentry *d)
+{
+	struct ov_dentry **p;
+
+	for (p = &t->dents[d->hash & t->dent_mask]; *p; p = &(*p)->hash_next) {
+		if (*p == d) {
+			*p = d->hash_next;
+			t->ndents--;
+			break;
+		}
+	}
+	for (p = &d->inode->names; *p; p = &(*p)->alias_next) {
+		if (*p == d) {
+			*p = d->alias_next;
+			break;
+		}
+	}
+}
+
+/* Remove I from the tables if nothing holds it, and push it on *DEAD (through id_next). */
+static void reap_locked(struct ov_itable *t, struct ov_inode *i, struct ov_inode **dead)
+{
+	while (i && i->nlookup == 0 && i->refs == 0 && i->nodeid != OV_ROOT_ID) {
+		struct ov_inode **p;
+		struct ov_inode *parent = NULL;
+
+		for (p = &t->ids[mix(i->nodeid) & t->id_mask]; *p; p = &(*p)->id_next) {
+			if (*p == i) {
+				*p = i->id_next;
+				t->nids--;
+				break;
+			}
+		}
+		clear_key_locked(t, i);
+		while (i->names) {
+			struct ov_dentry *d = i->names;
+
+			if (parent)
+				reap_locked(t, parent, dead); /* only hard links have a second name: shallow */
+			parent = d->parent;
+			dentry_unlink_locked(t, d);
+			free(d);
+			parent->refs--;
+		}
+		i->id_next = *dead;
+		*dead = i;
+		i = parent; /* a loop, not recursion: trees may be deep */
+	}
+}
+
+static void free_dead(struct ov_itable *t, struct ov_inode *dead)
+{
+	while (dead) {
+		struct ov_inode *next = dead->id_next;
+
+		inode_free(t, dead);
+		dead = next;
+	}
+}
+
+void ov_dentry_del_locked(struct ov_itable *t, struct ov_dentry *d)
+{
+	dentry_unlink_locked(t, d);
+	/* the parent is in use by the operation that removes the name, so it cannot be the last reference */
+	d->parent->refs--;
+	free(d);
+}
+
+struct ov_inode *ov_dentry_inode(struct ov_itable *t, const struct ov_inode *parent, const char *name)
+{
+	struct ov_dentry *d;
+	struct ov_inode *i;
+
+	pthread_mutex_lock(&t->lock);
+	d = ov_dentry_find_locked(t, parent, name);
+	i = d ? d->inode : NULL;
+	pthread_mutex_unlock(&t->lock);
+	return i;
+}
+
+void ov_inode_forget(struct ov_itable *t, uint64_t nodeid, uint64_t n)
+{
+	struct ov_inode *dead = NULL;
+	struct ov_inode *i;
+
+	pthread_mutex_lock(&t->lock);
+	i = find_locked(t, nodeid);
+	if (i) {
+		i->nlookup = i->nlookup > n ? i->nlookup - n : 0;
+		reap_locked(t, i, &dead);
+	}
+	pthread_mutex_unlock(&t->lock);
+	free_dead(t, dead);
+}
+
+void ov_inode_ref(struct ov_itable *t, struct ov_inode *i)
+{
+	pthread_mutex_lock(&t->lock);
+	i->refs++;
+	pthread_mutex_unlock(&t->lock);
+}
+
+void ov_inode_unref(struct ov_itable *t, struct ov_inode *i)
+{
+	struct ov_inode *dead = NULL;
+
+	pthread_mutex_lock(&t->lock);
+	i->refs--;
+	reap_locked(t, i, &dead);
+	pthread_mutex_unlock(&t->lock);
+	free_dead(t, dead);
+}
+
+void ov_inode_busy_begin(struct ov_itable *t, struct ov_inode *i)
+{
+	pthread_mutex_lock(&t->lock);
+	while (ov_inode_is(i, OV_I_BUSY))
+		pthread_cond_wait(&t->busy_done, &t->lock);
+	ov_inode_set(i, OV_I_BUSY);
+	pthread_mutex_unlock(&t->lock);
+}
+
+void ov_inode_busy_end(struct ov_itable *t, struct ov_inode *i)
+{
+	pthread_mutex_lock(&t->lock);
+	ov_inode_unset(i, OV_I_BUSY);
+	pthread_cond_broadcast(&t->busy_done);
+	pthread_mutex_unlock(&t->lock);
+}
+
+const char *ov_inode_rname(const struct ov_inode *i)
+{
+	if (i->rname)
+		return i->rname;
+	return i->names ? i->names->name : NULL;
+}
+
+void ov_itable_destroy(struct ov_itable *t)
+{
+	for (size_t b = 0; t->dents && b <= t->dent_mask; b++) {
+		while (t->dents[b]) {
+			struct ov_dentry *d = t->dents[b];
+
+			t->dents[b] = d->hash_next;
+			free(d);
+		}
+	}
+	for (size_t b = 0; t->ids && b <= t->id_mask; b++) {
+		while (t->ids[b]) {
+			struct ov_inode *i = t->ids[b];
+
+			t->ids[b] = i->id_next;
+			inode_free(t, i);
+		}
+	}
+	free(t->ids);
+	free(t->keys);
+	free(t->dents);
+	pthread_cond_destroy(&t->busy_done);
+	pthread_mutex_destroy(&t->lock);
+}

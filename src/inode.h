@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef OV_INODE_H
+#define OV_INODE_H
+
+/*
+ * Inodes of the merged view, and the names that lead to them.
+ *
+ * Lock order, outermost first:
+ *   1. OV_I_BUSY of an inode (ov_inode_busy_begin/_end): one copy-up or other long change of that inode at a time.
+ *      Taken parent before child, never two siblings; no other lock may be held when taking it.
+ *   2. overlay.ns, a rwlock: names, parents and layers of inodes hold still while it is read-held; renaming,
+ *      unlinking and the last step of a copy-up take it for writing, over a few syscalls, never over data or fsync.
+ *   3. a listing's mutex (listing.h)
+ *   4. ov_itable.lock: the hash tables, counts, flags and name lists.
+ *   5. ov_fdcache.lock
+ * The kernel adds: changes in one directory exclude each other and lookups in it, and a nodeid in a request is not
+ * forgotten before the reply.
+ */
+
+#include <pthread.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+#include "dirhandle.h"
+#include "filehandle.h"
+#include "util.h"
+
+#define OV_ROOT_ID 1
+
+enum {
+	OV_I_UPPER = 1 << 0,    /* the object is in the upper layer (for a directory: rdirs[0] is) */
+	OV_I_UNLINKED = 1 << 1, /* no name any more; kept for open files through a held fd */
+	OV_I_BUSY = 1 << 2,
+	OV_I_KEYED = 1 << 3,    /* in the identity table */
+	OV_I_METACOPY = 1 << 4, /* attributes in the upper, data still in the lower (data) */
+	OV_I_NOCAP = 1 << 5,    /* known to have no security.capability */
+	OV_I_PROPS = 1 << 6,    /* directory: the next two are known */
+	OV_I_SGID = 1 << 7,
+	OV_I_DEFACL = 1 << 8,
+	OV_I_IMPURE = 1 << 9,   /* directory: known to carry overlay.impure */
+	OV_I_INDEXED = 1 << 10, /* hard links of a lower kept together through the index */
+	OV_I_TMPFILE = 1 << 11, /* made by O_TMPFILE: may get a name */
+	OV_I_LOWERLINKS = 1 << 12, /* a lower file with several names, each its own inode here */
+};
+
+struct ov_dentry;
+struct ov_listing;
+
+/* Identity of a real object. */
+struct ov_key {
+	uint64_t ino;
+	uint32_t fsid;
+	uint32_t upper; /* 1: object of the upper, 0: of a lower */
+};
+
+/* Where the data of a metacopy file is. */
+struct ov_lowerdata {
+	struct ov_rdir *dir; /* counted */
+	char *name;
+	bool verified;
+};
+
+struct ov_inode {
+	struct ov_inode *id_next;
+	struct ov_inode *key_next;
+	uint64_t nodeid;
+	uint64_t nlookup;        /* references the kernel holds */
+	uint64_t ino;            /* st_ino */
+	struct ov_dentry *names; /* first: the one through which the object is reached */
+	struct ov_key key;
+	union {
+		struct {
+			struct ov_rdir **rdirs; /* uppermost first; owned, each counted */
+			struct ov_listing *listing;
+		};
+		struct {
+			struct ov_rdir *rparent; /* real directory that holds the object; counted; NULL when unlinked */
+			struct ov_fdslot *slot;  /* open fd, if any (under the fd cache's lock) */
+			struct ov_lowerdata *data;
+		};
+	};
+	char *rname;        /* non-directory: name in RPARENT where it differs from the first name; owned */
+	uint32_t refs;      /* dentries that have this inode as parent, and users inside the daemon */
+	uint16_t nrdirs;
+	uint16_t flags;     /* OV_I_*; changed under ov_itable.lock (atomically), read anywhere */
+	uint16_t type;      /* S_IFMT bits as the view shows them */
+	uint16_t generation_pad;
+};
+
+struct ov_dentry {
+	struct ov_dentry *hash_next;
+	struct ov_dentry *alias_next;
+	struct ov_inode *parent; /* counted in parent->refs */
+	struct ov_inode *inode;
+	uint32_t hash;
+	char name[];
+};
+
+struct ov_itable {
+	pthread_mutex_t lock;
+	pthread_cond_t busy_done;
+	struct ov_fdcache *fds;
+	struct ov_inode **ids;
+	struct ov_inode **keys;
+	struct ov_dentry **dents;
+	size_t nids, nkeys, ndents; /* entries */
+	size_t id_mask, key_mask, dent_mask;
+	uint64_t next_id;
+	/* takes a directory's listing away before it is freed; set by the core, which knows listings */
+	void (*free_listing)(void *arg, struct ov_inode *dir);
+	void *free_listing_arg;
+};
+
+int ov_itable_init(struct ov_itable *t, struct ov_fdcache *fds);
+/* Free every inode and dentry: for shutdown and tests. */
+void ov_itable_destroy(struct ov_itable *t);
+
+/* Flags without tearing: readers look at any time. */
+static inline bool ov_inode_is(const struct ov_inode *i, unsigned flag)
+{
+	return (__atomic_load_n(&i->flags, __ATOMIC_ACQUIRE) & flag) != 0;
+}
+static inline void ov_inode_set(struct ov_inode *i, unsigned flag)
+{
+	__atomic_or_fetch(&i->flags, (uint16_t)flag, __ATOMIC_RELEASE);
+}
+static inline void ov_inode_unset(struct ov_inode *i, unsigned flag)
+{
+	__atomic_and_fetch(&i->flags, (uint16_t)~flag, __ATOMIC_RELEASE);
+}
+static inline bool ov_inode_isdir(const struct ov_inode *i)
+{
+	return S_ISDIR(i->type);
+}
+
+/* By nodeid; NULL if unknown. No reference is taken: the kernel holds one while it asks. */
+struct ov_inode *ov_inode_find(struct ov_itable *t, uint64_t nodeid);
+
+/* A fresh inode of TYPE (S_IFMT bits) with a new nodeid, not yet in any table. NULL: no memory. */
+struct ov_inode *ov_inode_new(struct ov_itable *t, unsigned type);
+
+/* Put a fresh inode into the nodeid table. */
+void ov_inode_insert(struct ov_itable *t, struct ov_inode *i);
+
+/* Free an inode that was never inserted. */
+void ov_inode_discard(struct ov_itable *t, struct ov_inode *i);
+
+/* Identity table. set: (re)key I; find: NULL if unknown. The *_locked forms want t->lock held. */
+void ov_inode_set_key(struct ov_itable *t, struct ov_inode *i, struct ov_key key);
+void ov_inode_set_key_locked(struct ov_itable *t, struct ov_inode *i, struct ov_key key);
+void ov_inode_clear_key(struct ov_itable *t, struct ov_inode *i);
+struct ov_inode *ov_inode_find_key_locked(struct ov_itable *t, struct ov_key key);
+
+/* Names. add: 0, -EEXIST, -ENOMEM; the new name becomes the first if FRONT. All with t->lock held. */
+struct ov_dentry *ov_dentry_find_locked(struct ov_itable *t, const struct ov_inode *parent, const char *name);
+int ov_dentry_add_locked(struct ov_itable *t, struct ov_inode *parent, const char *name, struct ov_inode *i, bool front);
+void ov_dentry_del_locked(struct ov_itable *t, struct ov_dentry *d);
+
+/* The inode that NAME in PARENT leads to, if known; no reference is taken. */
+struct ov_inode *ov_dentry_inode(struct ov_itable *t, const struct ov_inode *parent, const char *name);
+
+/* Drop N of the kernel's references; frees the inode, and parents it kept alive, when nothing holds it. */
+void ov_inode_forget(struct ov_itable *t, uint64_t nodeid, uint64_t n);
+
+/* A reference of the daemon's own. */
+void ov_inode_ref(struct ov_itable *t, struct ov_inode *i);
+void ov_inode_unref(struct ov_itable *t, struct ov_inode *i);
+
+/* Wait until nobody changes I at length, and be the one. No lock may be held. */
+void ov_inode_busy_begin(struct ov_itable *t, struct ov_inode *i);
+void ov_inode_busy_end(struct ov_itable *t, struct ov_inode *i);
+
+/* Name in the real directory: rname or the first name. Namespace lock held. NULL: it has none. */
+const char *ov_inode_rname(const struct ov_inode *i);
+
+#endif

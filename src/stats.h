@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef OV_STATS_H
+#define OV_STATS_H
+
+/* Counts of requests by opcode: one relaxed add a request, read at any time. */
+
+#include <stdint.h>
+#include <stdio.h>
+
+#include "util.h"
+
+#define OV_STATS_OPS 64
+
+struct ov_stats {
+	uint64_t ops[OV_STATS_OPS];
+	uint64_t other;
+};
+
+static inline void ov_stats_count(struct ov_stats *s, unsigned opcode)
+{
+	__atomic_add_fetch(opcode < OV_STATS_OPS ? &s->ops[opcode] : &s->other, 1, __ATOMIC_RELAXED);
+}
+
+/* Lines "NAME count" for every opcode seen, into BUF; the length that it takes, as snprintf. */
+size_t ov_stats_print(const struct ov_stats *s, char *buf, size_t size);
+
+#endif
