@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/* Attributes: reading them through id maps and override_stat, and changing them. */
+
+#include <string.h>
+#include <sys/sysmacros.h>
+
+#include "core.h"
+
+uid_t ov_uid_to_view(const struct overlay *ov, uid_t uid)
+{
+	if (ov->cfg.squash_uid >= 0)
+		return (uid_t)ov->cfg.squash_uid;
+	if (ov->cfg.squash_to_root)
+		return 0;
+	return ov_idmap_to_view(&ov->cfg.uidmap, uid);
+}
+
+gid_t ov_gid_to_view(const struct overlay *ov, gid_t gid)
+{
+	if (ov->cfg.squash_gid >= 0)
+		return (gid_t)ov->cfg.squash_gid;
+	if (ov->cfg.squash_to_root)
+		return 0;
+	return ov_idmap_to_view(&ov->cfg.gidmap, gid);
+}
+
+/* Where everything is shown as one owner, what is made is the daemon's own on disk. */
+int ov_uid_to_disk(const struct overlay *ov, uid_t uid, uid_t *out)
+{
+	if (ov->cfg.squash_to_root || ov->cfg.squash_uid >= 0) {
+		*out = ov->uid;
+		return 0;
+	}
+	return ov_idmap_to_disk(&ov->cfg.uidmap, uid, out) ? 0 : -EINVAL;
+}
+
+int ov_gid_to_disk(const struct overlay *ov, gid_t gid, gid_t *out)
+{
+	if (ov->cfg.squash_to_root || ov->cfg.squash_gid >= 0) {
+		*out = ov->gid;
+		return 0;
+	}
+	return ov_idmap_to_disk(&ov->cfg.gidmap, gid, out) ? 0 : -EINVAL;
+}
+
+int ov_statx_real(struct overlay *ov, const struct ov_layer *layer, struct ov_at at, struct statx *stx)
+{
+	enum ov_override kind = layer->upper ? ov->override : layer->override;
+	struct ov_override_stat st;
+	int r = ov_at_statx(at, STATX_BASIC_STATS | STATX_BTIME, stx);
+
+	if (r < 0 || kind == OV_OVERRIDE_NONE)
+		return r;
+	if (S_ISLNK(stx->stx_mode) && kind != OV_OVERRIDE_SECURITY)
+		return 0; /* user.* xattrs do not exist on symbolic links */
+	r = ov_override_read(at, kind, &st);
+	if (r == -EINVAL)
+		ov_warn("layer '%s': malformed stat override ignored", layer->path);
+	if (r < 0)
+		return 0; /* absent or unreadable: the file speaks for itself */
+	stx->stx_uid = st.uid;
+	stx->stx_gid = st.gid;
+	stx->stx_mode = (uint16_t)((stx->stx_mode & S_IFMT) | (st.mode & 07777));
+	if (st.type && !S_ISDIR(stx->stx_mode) && !S_ISDIR(st.type)) {
+		stx->stx_mode = (uint16_t)(st.type | (st.mode & 07777));
+		stx->stx_rdev_major = st.major;
+		stx->stx_rdev_minor = st.minor;
+	}
+	return 0;
+}
+
+void ov_attr_to_view(const struct overlay *ov, uint64_t ino, bool merged, struct statx *stx)
+{
+	stx->stx_ino = ino;
+	if (ov->mapped) {
+		stx->stx_uid = ov_uid_to_view(ov, stx->stx_uid);
+		stx->stx_gid = ov_gid_to_view(ov, stx->stx_gid);
+	}
+	if (S_ISDIR(stx->stx_mode) && (merged || ov->cfg.static_nlink))
+		stx->stx_nlink = 1;
+}
+
+/* A metacopy shows the blocks of its data. */
+static void add_data_blocks(struct overlay *ov, struct ov_inode *i, struct statx *stx)
+{
+	ov_cleanup_real struct ov_real real = {0};
+	struct statx data;
+
+	if (ov_real_get_name(ov, i->data->dir, i->data->name, &real) == 0 &&
+	    ov_at_statx(real.at, STATX_BLOCKS, &data) == 0)
+		stx->stx_blocks = data.stx_blocks;
+}
+
+int ov_getattr_locked(struct overlay *ov, struct ov_inode *i, struct statx *out)
+{
+	ov_cleanup_real struct ov_real real = {0};
+	int r = ov_real_get(ov, i, &real);
+
+	if (r < 0)
+		return r;
+	r = ov_statx_real(ov, real.layer, real.at, out);
+	if (r < 0)
+		return r;
+	if (ov_inode_is(i, OV_I_METACOPY) && i->data)
+		add_data_blocks(ov, i, out);
+	ov_attr_to_view(ov, i->ino, ov_inode_isdir(i) && i->nrdirs > 1, out);
+	if (ov_inode_is(i, OV_I_UNLINKED) && (ov_inode_isdir(i) || !ov_inode_is(i, OV_I_UPPER)))
+		out->stx_nlink = 0;
+	return 0;
+}
+
+int ov_getattr(struct overlay *ov, struct ov_inode *i, struct statx *out)
+{
+	OV_NS_READ(ov);
+	return ov_getattr_locked(ov, i, out);
+}
+
+ssize_t ov_readlink(struct overlay *ov, struct ov_inode *i, char *buf, size_t size)
+{
+	OV_NS_READ(ov);
+	ov_cleanup_real struct ov_real real = {0};
+	int r = ov_real_get(ov, i, &real);
+
+	return r < 0 ? r : ov_at_readlink(real.at, buf, size);
+}
+
+int ov_set_owner_mode(struct overlay *ov, struct ov_at at, const uid_t *uid, const gid_t *gid, const mode_t *mode)
+{
+	struct ov_override_stat st = {0};
+	struct statx stx;
+	int r;
+
+	if (ov->override == OV_OVERRIDE_NONE) {
+		if (uid || gid) {
+			r = ov_at_chown(at, uid ? *uid : (uid_t)-1, gid ? *gid : (gid_t)-1);
+			if (r < 0)
+				return r;
+		}
+		return mode ? ov_at_chmod(at, *mode & 07777) : 0;
+	}
+	r = ov_statx_real(ov, &ov->layers[0], at, &stx);
+	if (r < 0)
+		return r;
+	if (S_ISLNK(stx.stx_mode) && ov->override != OV_OVERRIDE_SECURITY)
+		return 0; /* nowhere to keep it; a link's owner and mode matter little */
+	st.uid = uid ? *uid : stx.stx_uid;
+	st.gid = gid ? *gid : stx.stx_gid;
+	st.mode = (mode ? *mode : stx.stx_mode) & 07777;
+	st.type = stx.stx_mode & S_IFMT;
+	st.major = stx.stx_rdev_major;
+	st.minor = stx.stx_rdev_minor;
+	if ((uid || gid) && !mode && !S_ISDIR(st.type))
+		st.mode &= (st.mode & S_IXGRP) ? ~(uint32_t)(S_ISUID | S_ISGID) : ~(uint32_t)S_ISUID; /* as chown(2) */
+	return ov_override_write(at, ov->override, &st);
+}
+
+/* Writing or truncating by one without the privilege takes setuid, and setgid of group-executables, away. */
+int ov_kill_suidgid(struct overlay *ov, struct ov_at at)
+{
+	struct statx stx;
+	mode_t mode;
+	int r = ov_statx_real(ov, &ov->layers[0], at, &stx);
+
+	if (r < 0)
+		return r;
+	mode = stx.stx_mode & 07777;
+	mode &= ~(mode_t)S_ISUID;
+	if (mode & S_IXGRP)
+		mode &= ~(mode_t)S_ISGID;
+	if (mode == (stx.stx_mode & 07777))
+		return 0;
+	return ov_set_owner_mode(ov, at, NULL, NULL, &mode);
+}
+
+static int set_size(struct overlay *ov, struct ov_inode *i, const struct ov_setattr *set)
+{
+	struct ov_fdslot *slot;
+	int err = 0;
+
+	slot = ov_file_get(ov, i, true, &err);
+	if (!slot)
+		return err;
+	do
+		err = ftruncate(slot->fd, set->size) < 0 ? -errno : 0;
+	while (err == -EINTR);
+	if (err == 0 && (set->valid & OV_SET_KILL_SUIDGID))
+		err = ov_kill_suidgid(ov, ov_at_fd(slot->fd));
+	ov_fdslot_unpin(&ov->fds, slot);
+	return err;
+}
+
+static int set_ids_and_mode(struct overlay *ov, struct ov_inode *i, struct ov_at at, const struct ov_setattr *set)
+{
+	uid_t uid;
+	gid_t gid;
+	int r;
+
+	if (set->valid & OV_SET_UID) {
+		r = ov_uid_to_disk(ov, set->uid, &uid);
+		if (r < 0)
+			return r;
+	}
+	if (set->valid & OV_SET_GID) {
+		r = ov_gid_to_disk(ov, set->gid, &gid);
+		if (r < 0)
+			return r;
+	}
+	if (!(set->valid & (OV_SET_UID | OV_SET_GID | OV_SET_MODE)))
+		return 0;
+	if (ov_inode_isdir(i))
+		ov_inode_unset(i, OV_I_PROPS);
+	return ov_set_owner_mode(ov, at, set->valid & OV_SET_UID ? &uid : NULL, set->valid & OV_SET_GID ? &gid : NULL,
+				 set->valid & OV_SET_MODE ? &set->mode : NULL);
+}
+
+static int set_times(struct ov_at at, const struct ov_setattr *set)
+{
+	struct timespec ts[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_nsec = UTIME_OMIT}};
+
+	if (!(set->valid & (OV_SET_ATIME | OV_SET_MTIME)))
+		return 0;
+	if (set->valid & OV_SET_ATIME)
+		ts[0] = set->atime;
+	if (set->valid & OV_SET_MTIME)
+		ts[1] = set->mtime;
+	return ov_at_utimens(at, ts);
+}
+
+int ov_setattr(struct overlay *ov, struct ov_inode *i, const struct ov_setattr *set, struct statx *out)
+{
+	unsigned flags = set->valid & OV_SET_SIZE ? OV_COPY_DATA | OV_COPY_TRUNC : 0;
+	int r;
+
+	r = ov_copy_up(ov, i, flags, set->valid & OV_SET_SIZE ? set->size : 0);
+	if (r < 0)
+		return r;
+	OV_NS_READ(ov);
+	ov_cleanup_real struct ov_real real = {0};
+
+	if (set->valid & OV_SET_SIZE) {
+		r = set_size(ov, i, set);
+		if (r < 0)
+			return r;
+	}
+	r = ov_real_get(ov, i, &real);
+	if (r == 0)
+		r = set_ids_and_mode(ov, i, real.at, set);
+	if (r == 0)
+		r = set_times(real.at, set);
+	if (r == 0)
+		r = ov_getattr_locked(ov, i, out);
+	return r;
+}

@@ -1,0 +1,565 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/*
+ * Copy-up: the only place where something of a lower reaches the upper. The copy is made complete in workdir (data,
+ * owner, mode, xattrs, times, flags), synced, and appears by one link or rename. A crash leaves it there or not.
+ */
+
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/sysmacros.h>
+
+#include "core.h"
+#include "format/index.h"
+#include "format/metacopy.h"
+#include "format/origin.h"
+#include "format/xattr_names.h"
+#include "sys/io.h"
+
+#define BIG_COPY (64 * 1024) /* bytes from which another thread takes the requests meanwhile */
+
+/* File flags that travel; append-only and immutable would lock us out and are handled apart. */
+#define FLAGS_COPIED (FS_SYNC_FL | FS_NOATIME_FL | FS_NODUMP_FL | FS_DIRSYNC_FL | FS_NOCOW_FL | FS_COMPR_FL)
+
+struct cu {
+	struct overlay *ov;
+	struct ov_inode *i;
+	struct ov_real src;
+	char src_name[NAME_MAX + 1]; /* the name may go while we copy */
+	struct statx stx;            /* of the source, override_stat applied */
+	uint64_t raw_ino;
+	off_t size;                  /* bytes of data to copy */
+	bool metacopy;
+	char tmp[32];                /* name in workdir/work, "" while there is none */
+	int fd;                      /* regular file: the copy, opened for reading and writing */
+};
+
+static void cu_release(struct cu *c)
+{
+	if (c->tmp[0])
+		ov_cleanup_tmp(c->ov, c->tmp);
+	if (c->fd >= 0)
+		close(c->fd);
+	ov_real_release(&c->src);
+}
+
+static struct ov_at cu_target(const struct cu *c)
+{
+	return c->fd >= 0 ? ov_at_fd(c->fd) : ov_at_name(c->ov->work_fd, c->tmp);
+}
+
+/* Find the source and pin it. Lowers never move, so it stays valid without the lock. */
+static int cu_locate(struct cu *c)
+{
+	OV_NS_READ(c->ov);
+	int r = ov_real_get(c->ov, c->i, &c->src);
+
+	if (r < 0)
+		return r;
+	if (c->src.at.name) {
+		snprintf(c->src_name, sizeof(c->src_name), "%s", c->src.at.name);
+		c->src.at.name = c->src_name;
+	}
+	return ov_statx_real(c->ov, c->src.layer, c->src.at, &c->stx);
+}
+
+static int make_regular(struct cu *c)
+{
+	struct overlay *ov = c->ov;
+
+	c->fd = -1;
+	if (ov->can_tmpfile) {
+		c->fd = ov_at_open(ov_at_name(ov->work_fd, "."), O_TMPFILE | O_RDWR, 0600);
+		if (c->fd >= 0)
+			return 0;
+	}
+	ov_tmp_name(ov, c->tmp);
+	c->fd = ov_at_open(ov_at_name(ov->work_fd, c->tmp), O_CREAT | O_EXCL | O_RDWR, 0600);
+	if (c->fd < 0) {
+		c->tmp[0] = '\0';
+		return c->fd;
+	}
+	return 0;
+}
+
+static int copy_symlink(struct cu *c)
+{
+	char target[PATH_MAX + 1];
+	ssize_t n = ov_at_readlink(c->src.at, target, PATH_MAX);
+
+	if (n < 0)
+		return (int)n;
+	target[n] = '\0';
+	return symlinkat(target, c->ov->work_fd, c->tmp) < 0 ? -errno : 0;
+}
+
+/* An empty object of the right type in workdir. */
+static int make_object(struct cu *c)
+{
+	struct overlay *ov = c->ov;
+	mode_t type = c->stx.stx_mode & S_IFMT;
+	dev_t dev = makedev(c->stx.stx_rdev_major, c->stx.stx_rdev_minor);
+	int r;
+
+	if (type == S_IFREG)
+		return make_regular(c);
+	ov_tmp_name(ov, c->tmp);
+	if (type == S_IFDIR)
+		r = mkdirat(ov->work_fd, c->tmp, 0700) < 0 ? -errno : 0;
+	else if (type == S_IFLNK)
+		r = copy_symlink(c);
+	else if (ov->override != OV_OVERRIDE_NONE) /* kept as a plain file with its type in the xattr */
+		r = mknodat(ov->work_fd, c->tmp, S_IFREG | 0600, 0) < 0 ? -errno : 0;
+	else
+		r = mknodat(ov->work_fd, c->tmp, type | 0600, dev) < 0 ? -errno : 0;
+	if (r < 0)
+		c->tmp[0] = '\0';
+	return r;
+}
+
+static int copy_data(struct cu *c, int to)
+{
+	struct overlay *ov = c->ov;
+	struct ov_fdslot *slot;
+	int err = 0;
+
+	{
+		OV_NS_READ(ov);
+		slot = ov_file_get(ov, c->i, false, &err);
+	}
+	if (!slot)
+		return err;
+	if (c->size >= BIG_COPY || ov->cfg.sync != OV_SYNC_OFF)
+		ov_will_block(ov);
+	err = ov_copy_data(slot->fd, to, c->size);
+	ov_fdslot_unpin(&ov->fds, slot);
+	return err;
+}
+
+static int copy_owner_mode(struct cu *c, struct ov_at to)
+{
+	struct overlay *ov = c->ov;
+	mode_t mode = c->stx.stx_mode & 07777;
+	int r;
+
+	if (ov->override != OV_OVERRIDE_NONE) {
+		struct ov_override_stat st = {
+			.uid = c->stx.stx_uid,
+			.gid = c->stx.stx_gid,
+			.mode = mode,
+			.type = c->stx.stx_mode & S_IFMT,
+			.major = c->stx.stx_rdev_major,
+			.minor = c->stx.stx_rdev_minor,
+		};
+
+		if (S_ISLNK(st.type) && ov->override != OV_OVERRIDE_SECURITY)
+			return 0;
+		return ov_override_write(to, ov->override, &st);
+	}
+	if (c->stx.stx_uid != ov->uid || c->stx.stx_gid != ov->gid || S_ISDIR(c->stx.stx_mode)) {
+		r = ov_at_chown(to, c->stx.stx_uid, c->stx.stx_gid);
+		if (r < 0)
+			return r;
+	}
+	return S_ISLNK(c->stx.stx_mode) ? 0 : ov_at_chmod(to, mode);
+}
+
+/* chattr flags, as far as both sides have them; nothing depends on them, so failures pass. */
+static void copy_fileattr(struct cu *c, struct ov_at to)
+{
+	ov_cleanup_fd int in = -1, out = -1;
+	int from_flags = 0, to_flags = 0;
+
+	if (!S_ISREG(c->stx.stx_mode) && !S_ISDIR(c->stx.stx_mode))
+		return;
+	if (!(c->stx.stx_attributes & (STATX_ATTR_NODUMP | STATX_ATTR_COMPRESSED)))
+		return; /* the usual case, without two opens; the others have no statx bit and are rare */
+	in = ov_at_open(c->src.at, O_RDONLY | O_NONBLOCK, 0);
+	out = ov_at_open(to, O_RDONLY | O_NONBLOCK, 0);
+	if (in < 0 || out < 0 || ioctl(in, FS_IOC_GETFLAGS, &from_flags) < 0 || ioctl(out, FS_IOC_GETFLAGS, &to_flags) < 0)
+		return;
+	to_flags = (to_flags & ~FLAGS_COPIED) | (from_flags & FLAGS_COPIED);
+	(void)ioctl(out, FS_IOC_SETFLAGS, &to_flags);
+}
+
+/* Where it comes from, so that its st_ino stays: not for hard links that break here (as the kernel). */
+static int write_origin(struct cu *c, struct ov_at to)
+{
+	struct overlay *ov = c->ov;
+	struct ov_fh fh = {0};
+	int r;
+
+	if (!S_ISDIR(c->stx.stx_mode) && c->stx.stx_nlink > 1 && !ov_inode_is(c->i, OV_I_INDEXED))
+		return 0;
+	if (S_ISLNK(c->stx.stx_mode) && ov->xp == OV_XP_USER)
+		return 0; /* user.* xattrs exist on files and directories only */
+	if (!S_ISREG(c->stx.stx_mode) && !S_ISDIR(c->stx.stx_mode) && ov->xp == OV_XP_USER)
+		return 0;
+	r = ov_fh_encode(c->src.at, c->src.layer->uuid, false, &fh);
+	if (r < 0)
+		fh.len = 0;
+	r = ov_fh_write(to, ov->xp, OV_X_ORIGIN, &fh);
+	return r == -EOPNOTSUPP || r == -EPERM ? 0 : r;
+}
+
+static int copy_metadata(struct cu *c)
+{
+	struct ov_at to = cu_target(c);
+	struct timespec ts[2] = {
+		{.tv_sec = c->stx.stx_atime.tv_sec, .tv_nsec = c->stx.stx_atime.tv_nsec},
+		{.tv_sec = c->stx.stx_mtime.tv_sec, .tv_nsec = c->stx.stx_mtime.tv_nsec},
+	};
+	int r;
+
+	r = copy_owner_mode(c, to); /* first: it would clear setuid and capabilities */
+	if (r < 0)
+		return r;
+	r = ov_copy_xattrs(c->ov, c->src.layer, c->src.at, to);
+	if (r < 0)
+		return r;
+	r = write_origin(c, to);
+	if (r < 0)
+		return r;
+	if (c->metacopy) {
+		r = ov_metacopy_write(to, c->ov->xp);
+		if (r < 0)
+			return r;
+	}
+	copy_fileattr(c, to);
+	return ov_at_utimens(to, ts);
+}
+
+/* Everything up to the moment where it appears. No lock held. */
+static int prepare(struct cu *c)
+{
+	int r = make_object(c);
+
+	if (r < 0)
+		return r;
+	if (S_ISREG(c->stx.stx_mode)) {
+		if (c->metacopy)
+			r = ftruncate(c->fd, (off_t)c->stx.stx_size) < 0 ? -errno : 0;
+		else if (c->size > 0)
+			r = copy_data(c, c->fd);
+		if (r < 0)
+			return r;
+	}
+	r = copy_metadata(c);
+	if (r == 0 && c->fd >= 0 && c->size > 0 && !c->metacopy && c->ov->cfg.sync != OV_SYNC_OFF)
+		r = ov_fsync(c->fd, false);
+	return r;
+}
+
+/* The copy of an object that lost its name meanwhile lives on behind an fd alone. */
+static int keep_nameless(struct cu *c)
+{
+	struct overlay *ov = c->ov;
+	struct ov_fdslot *slot;
+	bool reg = c->fd >= 0;
+	int fd = c->fd;
+
+	if (!reg)
+		fd = ov_at_open(ov_at_name(ov->work_fd, c->tmp), O_PATH, 0);
+	if (fd < 0)
+		return fd;
+	c->fd = -1;
+	if (c->tmp[0])
+		ov_cleanup_tmp(ov, c->tmp);
+	c->tmp[0] = '\0';
+	slot = ov_fdslot_put(&ov->fds, &c->i->slot, fd, reg, true);
+	if (!slot)
+		return -ENOMEM;
+	ov_fdslot_unpin(&ov->fds, slot);
+	return 0;
+}
+
+/* The parent now holds something with an origin: say so, once. */
+static int mark_impure(struct overlay *ov, struct ov_inode *dir, int fd)
+{
+	int r;
+
+	if (ov_inode_is(dir, OV_I_IMPURE))
+		return 0;
+	r = ov_impure_write(ov_at_fd(fd), ov->xp);
+	if (r < 0 && r != -EOPNOTSUPP && r != -EPERM)
+		return r;
+	ov_inode_set(dir, OV_I_IMPURE);
+	return 0;
+}
+
+static int link_into_place(struct cu *c, int dirfd, const char *name)
+{
+	struct overlay *ov = c->ov;
+	char path[40];
+	int r;
+
+	if (c->tmp[0]) {
+		r = ov_renameat2(ov->work_fd, c->tmp, dirfd, name, RENAME_NOREPLACE);
+		if (r == -EINVAL)
+			r = ov_renameat2(ov->work_fd, c->tmp, dirfd, name, 0);
+		if (r == 0)
+			c->tmp[0] = '\0';
+		return r;
+	}
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", c->fd);
+	return linkat(AT_FDCWD, path, dirfd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+}
+
+/* Appear in the upper directory of PARENT, whose times stay as they were. Namespace lock held for writing. */
+static int appear(struct cu *c, struct ov_inode *parent, const char *name)
+{
+	struct overlay *ov = c->ov;
+	ov_cleanup_rfd struct ov_rfd d = ov_rfd_get(&ov->fds, ov_upper_rdir(parent));
+	struct timespec ts[2];
+	struct statx before;
+	int r;
+
+	if (d.fd < 0)
+		return d.fd;
+	r = mark_impure(ov, parent, d.fd);
+	if (r < 0)
+		return r;
+	r = ov_at_statx(ov_at_fd(d.fd), STATX_BASIC_STATS, &before);
+	if (r < 0)
+		return r;
+	r = link_into_place(c, d.fd, name);
+	if (r < 0)
+		return r;
+	ts[0] = (struct timespec){.tv_sec = before.stx_atime.tv_sec, .tv_nsec = before.stx_atime.tv_nsec};
+	ts[1] = (struct timespec){.tv_sec = before.stx_mtime.tv_sec, .tv_nsec = before.stx_mtime.tv_nsec};
+	(void)ov_at_utimens(ov_at_fd(d.fd), ts); /* best effort, as the kernel */
+	return 0;
+}
+
+/* The directory gets its upper part in front. */
+static int switch_dir(struct ov_inode *i, struct ov_inode *parent, const char *name)
+{
+	struct ov_rdir **rdirs = malloc((i->nrdirs + 1u) * sizeof(*rdirs));
+	struct ov_rdir *upper;
+
+	if (!rdirs)
+		return -ENOMEM;
+	upper = ov_rdir_new(ov_upper_rdir(parent), ov_upper_rdir(parent)->layer, name);
+	if (!upper) {
+		free(rdirs);
+		return -ENOMEM;
+	}
+	rdirs[0] = upper;
+	memcpy(rdirs + 1, i->rdirs, i->nrdirs * sizeof(*rdirs));
+	free(i->rdirs);
+	i->rdirs = rdirs;
+	i->nrdirs++;
+	ov_inode_unset(i, OV_I_PROPS);
+	return 0;
+}
+
+/* The inode's object is the copy from now on; its open fd is the one of the copy. */
+static void switch_file(struct cu *c, struct ov_rdir *dir)
+{
+	struct overlay *ov = c->ov;
+	struct ov_inode *i = c->i;
+	struct ov_rdir *old = i->rparent;
+
+	i->rparent = ov_rdir_ref(dir);
+	ov_rdir_unref(&ov->fds, old);
+	free(i->rname);
+	i->rname = NULL;
+	if (c->fd >= 0 && !c->metacopy) {
+		struct ov_fdslot *slot = ov_fdslot_put(&ov->fds, &i->slot, ov_steal_fd(&c->fd), true, false);
+
+		if (slot)
+			ov_fdslot_unpin(&ov->fds, slot);
+	} else {
+		ov_fdslot_drop(&ov->fds, &i->slot);
+	}
+}
+
+/* A broken hard link is an object of its own, with its own number, as after the next mount. */
+static void broken_link(struct cu *c)
+{
+	struct overlay *ov = c->ov;
+	ov_cleanup_real struct ov_real real = {0};
+	struct statx stx;
+
+	ov_inode_unset(c->i, OV_I_LOWERLINKS);
+	if (ov_real_get(ov, c->i, &real) == 0 && ov_at_statx(real.at, STATX_INO, &stx) == 0)
+		c->i->ino = ov_make_ino(ov, real.layer, stx.stx_ino);
+	if (ov->hooks.inval_attr)
+		ov->hooks.inval_attr(ov->hooks.arg, c->i->nodeid);
+}
+
+/* Remember where the data of a fresh metacopy is. */
+static int remember_data(struct cu *c)
+{
+	struct ov_lowerdata *data;
+
+	if (c->i->data)
+		return 0; /* the lower was a metacopy itself */
+	data = calloc(1, sizeof(*data));
+	if (!data)
+		return -ENOMEM;
+	data->name = strdup(c->src_name);
+	if (!data->name) {
+		free(data);
+		return -ENOMEM;
+	}
+	data->dir = ov_rdir_ref(c->i->rparent);
+	c->i->data = data;
+	return 0;
+}
+
+static int commit(struct cu *c)
+{
+	struct overlay *ov = c->ov;
+	struct ov_inode *i = c->i;
+	struct ov_inode *parent;
+	const char *name;
+	int r = 0;
+
+	OV_NS_WRITE(ov);
+	if (ov_inode_is(i, OV_I_UNLINKED) || !i->names) {
+		if (ov_inode_isdir(i))
+			return -ENOENT;
+		r = keep_nameless(c);
+		if (r == 0) {
+			struct ov_rdir *old = i->rparent;
+
+			i->rparent = ov_rdir_ref(ov->roots[0]);
+			ov_rdir_unref(&ov->fds, old);
+			free(i->rname);
+			i->rname = NULL;
+			ov_inode_set(i, OV_I_UPPER);
+		}
+		return r;
+	}
+	parent = i->names->parent;
+	name = i->names->name;
+	if (!ov_inode_is(parent, OV_I_UPPER))
+		return -EAGAIN; /* moved meanwhile: the caller begins anew */
+	if (c->metacopy)
+		r = remember_data(c);
+	if (r == 0)
+		r = appear(c, parent, name);
+	if (r < 0)
+		return r;
+	if (ov_inode_isdir(i)) {
+		r = switch_dir(i, parent, name);
+		if (r < 0)
+			return r;
+	} else {
+		switch_file(c, ov_upper_rdir(parent));
+		if (c->metacopy)
+			ov_inode_set(i, OV_I_METACOPY);
+	}
+	ov_inode_set(i, OV_I_UPPER);
+	if (ov_inode_is(i, OV_I_LOWERLINKS))
+		broken_link(c);
+	return 0;
+}
+
+static int copy_one(struct overlay *ov, struct ov_inode *i, unsigned flags, off_t size)
+{
+	struct cu c = {.ov = ov, .i = i, .fd = -1};
+	char where[512];
+	int r = cu_locate(&c);
+
+	if (r == 0 && (c.stx.stx_attributes & STATX_ATTR_IMMUTABLE))
+		r = -EPERM;
+	if (r == 0) {
+		c.size = (off_t)c.stx.stx_size;
+		c.metacopy = ov->cfg.metacopy && S_ISREG(c.stx.stx_mode) && c.size > 0 && !(flags & OV_COPY_DATA) &&
+			     !ov_inode_is(i, OV_I_UNLINKED);
+		if ((flags & OV_COPY_TRUNC) && size < c.size)
+			c.size = size;
+		r = prepare(&c);
+	}
+	if (r == 0)
+		r = commit(&c);
+	if (r < 0 && r != -EAGAIN && r != -EPERM && c.src.rdir)
+		ov_warn("copy-up of '%s' failed: %s", ov_describe(c.src.rdir, c.src.at.name, where, sizeof(where)),
+			strerror(-r));
+	__atomic_add_fetch(&ov->copyups, r == 0, __ATOMIC_RELAXED);
+	cu_release(&c);
+	return r;
+}
+
+/* The data of a metacopy follows: into the upper file, synced, and only then the mark goes. */
+static int copy_late_data(struct overlay *ov, struct ov_inode *i, unsigned flags, off_t size)
+{
+	struct cu c = {.ov = ov, .i = i, .fd = -1};
+	ov_cleanup_fd int fd = -1;
+	struct timespec ts[2];
+	int r = cu_locate(&c);
+
+	if (r == 0) {
+		fd = ov_at_open(c.src.at, O_RDWR, 0);
+		r = fd < 0 ? fd : 0;
+	}
+	if (r == 0) {
+		c.size = (off_t)c.stx.stx_size;
+		if ((flags & OV_COPY_TRUNC) && size < c.size)
+			c.size = size;
+		r = copy_data(&c, fd);
+	}
+	if (r == 0 && ov->cfg.sync != OV_SYNC_OFF)
+		r = ov_fsync(fd, false);
+	if (r == 0) {
+		ts[0] = (struct timespec){.tv_sec = c.stx.stx_atime.tv_sec, .tv_nsec = c.stx.stx_atime.tv_nsec};
+		ts[1] = (struct timespec){.tv_sec = c.stx.stx_mtime.tv_sec, .tv_nsec = c.stx.stx_mtime.tv_nsec};
+		r = ov_at_utimens(ov_at_fd(fd), ts);
+	}
+	if (r == 0) {
+		OV_NS_WRITE(ov);
+		r = ov_metacopy_remove(ov_at_fd(fd), ov->xp);
+		if (r == 0) {
+			ov_inode_unset(i, OV_I_METACOPY);
+			ov_fdslot_drop(&ov->fds, &i->slot);
+		}
+	}
+	ov_real_release(&c.src);
+	return r;
+}
+
+static bool is_done(struct ov_inode *i, unsigned flags)
+{
+	return ov_inode_is(i, OV_I_UPPER) && !((flags & OV_COPY_DATA) && ov_inode_is(i, OV_I_METACOPY));
+}
+
+/* The uppermost ancestor of I (or I itself) that is still to be copied up, referenced. */
+static struct ov_inode *next_to_copy(struct overlay *ov, struct ov_inode *i)
+{
+	OV_NS_READ(ov);
+	while (!ov_inode_is(i, OV_I_UPPER) && !ov_inode_is(i, OV_I_UNLINKED) && i->names &&
+	       !ov_inode_is(i->names->parent, OV_I_UPPER))
+		i = i->names->parent;
+	ov_inode_ref(&ov->tab, i);
+	return i;
+}
+
+int ov_copy_up(struct overlay *ov, struct ov_inode *i, unsigned flags, off_t size)
+{
+	int r = ov_want_write(ov);
+
+	if (r < 0)
+		return r;
+	while (!is_done(i, flags)) {
+		struct ov_inode *t = next_to_copy(ov, i);
+		unsigned f = t == i ? flags : 0;
+
+		ov_inode_busy_begin(&ov->tab, t);
+		r = 0;
+		if (!ov_inode_is(t, OV_I_UPPER))
+			r = copy_one(ov, t, f, size);
+		else if (!is_done(t, f))
+			r = copy_late_data(ov, t, f, size);
+		ov_inode_busy_end(&ov->tab, t);
+		ov_inode_unref(&ov->tab, t);
+		if (r < 0 && r != -EAGAIN)
+			return r;
+	}
+	return 0;
+}

@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef OV_CORE_H
+#define OV_CORE_H
+
+/* What the files of the core share among themselves; fronts include overlay.h only. */
+
+#include "log.h"
+#include "overlay.h"
+
+/* The namespace lock as cleanup scopes. */
+static inline struct overlay *ov_ns_read(struct overlay *ov)
+{
+	pthread_rwlock_rdlock(&ov->ns);
+	return ov;
+}
+static inline struct overlay *ov_ns_write(struct overlay *ov)
+{
+	pthread_rwlock_wrlock(&ov->ns);
+	return ov;
+}
+static inline void ov_ns_unlock_p(struct overlay **ov)
+{
+	if (*ov)
+		pthread_rwlock_unlock(&(*ov)->ns);
+}
+#define OV_NS_READ(ov) \
+	__attribute__((cleanup(ov_ns_unlock_p))) struct overlay *ns_guard_ OV_UNUSED = ov_ns_read(ov)
+#define OV_NS_WRITE(ov) \
+	__attribute__((cleanup(ov_ns_unlock_p))) struct overlay *ns_guard_ OV_UNUSED = ov_ns_write(ov)
+
+/* The real object of an inode, located and pinned. */
+struct ov_real {
+	struct overlay *ov;
+	struct ov_at at;
+	struct ov_layer *layer;
+	struct ov_rdir *rdir;      /* pinned, or NULL */
+	struct ov_fdslot *slot;    /* pinned, or NULL */
+};
+
+void ov_real_release(struct ov_real *r);
+#define ov_cleanup_real __attribute__((cleanup(ov_real_release)))
+
+/* util.c */
+
+/* Locate the uppermost real object of I (namespace lock held). 0 or -errno; release in both cases. */
+int ov_real_get(struct overlay *ov, struct ov_inode *i, struct ov_real *out);
+
+/* As above through the lower RDIR and NAME. */
+int ov_real_get_name(struct overlay *ov, struct ov_rdir *rdir, const char *name, struct ov_real *out);
+
+/* The upper directory of DIR, which must have one. */
+static inline struct ov_rdir *ov_upper_rdir(const struct ov_inode *dir)
+{
+	return dir->rdirs[0];
+}
+
+static inline struct ov_layer *ov_inode_layer(const struct ov_inode *i)
+{
+	if (ov_inode_isdir(i))
+		return i->rdirs[0]->layer;
+	return i->rparent->layer;
+}
+
+/* A name for a temporary in workdir/work: unique in this mount. BUF: 32 bytes. */
+void ov_tmp_name(struct overlay *ov, char *buf);
+
+/* st_ino of the object (DEV via STX, inode number) of LAYER. */
+uint64_t ov_make_ino(const struct overlay *ov, const struct ov_layer *layer, uint64_t ino);
+
+/* "layer-path:/dir/name" for messages, in BUF. */
+const char *ov_describe(const struct ov_rdir *dir, const char *name, char *buf, size_t size);
+
+/* Tell the front that something slow comes. */
+static inline void ov_will_block(struct overlay *ov)
+{
+	if (ov->hooks.will_block)
+		ov->hooks.will_block(ov->hooks.arg);
+}
+
+/* The mount is read-only? */
+static inline int ov_want_write(const struct overlay *ov)
+{
+	return ov->has_upper && !ov->cfg.force_read_only ? 0 : -EROFS;
+}
+
+/* attr.c */
+
+/* Ids between view and disk. to_disk: -EINVAL where the id has no place on disk. */
+uid_t ov_uid_to_view(const struct overlay *ov, uid_t uid);
+gid_t ov_gid_to_view(const struct overlay *ov, gid_t gid);
+int ov_uid_to_disk(const struct overlay *ov, uid_t uid, uid_t *out);
+int ov_gid_to_disk(const struct overlay *ov, gid_t gid, gid_t *out);
+
+/* statx of AT in LAYER with what override_stat says, before id mapping. */
+int ov_statx_real(struct overlay *ov, const struct ov_layer *layer, struct ov_at at, struct statx *stx);
+
+/* Raw attributes of an object into those of the view; INO is its st_ino there, MERGED: a directory of several layers. */
+void ov_attr_to_view(const struct overlay *ov, uint64_t ino, bool merged, struct statx *stx);
+
+/* Attributes of I, read from its object. Namespace lock held. */
+int ov_getattr_locked(struct overlay *ov, struct ov_inode *i, struct statx *out);
+
+/* Change owner or mode of an upper object (override_stat stores keep them in the xattr). STX: raw, updated. */
+int ov_set_owner_mode(struct overlay *ov, struct ov_at at, const uid_t *uid, const gid_t *gid, const mode_t *mode);
+
+/* Writing or truncating without the privilege: setuid, and setgid of a group-executable, go. Upper object AT. */
+int ov_kill_suidgid(struct overlay *ov, struct ov_at at);
+
+/* namei.c */
+
+/* What a search through the layers found. */
+struct ov_found {
+	bool exists;
+	struct statx stx;        /* raw, of the uppermost object */
+	uint64_t ino;            /* st_ino of the view */
+	struct ov_rdir *rparent; /* non-directory: where it is; counted */
+	char *rname;             /* its name there if not the one looked up; owned */
+	struct ov_rdir **rdirs;  /* directory: owned array, each counted */
+	unsigned nrdirs;
+	bool upper;
+	bool metacopy;
+	struct ov_lowerdata *data; /* metacopy: owned */
+};
+void ov_found_clear(struct overlay *ov, struct ov_found *f);
+
+/* Search NAME below PARENT, from layer position FIRST of its rdirs on. Namespace lock held. 0 also if not found. */
+int ov_search(struct overlay *ov, struct ov_inode *parent, const char *name, unsigned first, struct ov_found *f);
+
+/* 1: a lower has NAME in view below PARENT (so that a deletion needs a whiteout), 0, or -errno. Namespace lock held. */
+int ov_lower_has(struct overlay *ov, struct ov_inode *parent, const char *name);
+
+/*
+ * The real directory entry NAME of RDIR: is it a whiteout of any kind (1), an object (0, STX filled), or -ENOENT, -errno.
+ */
+int ov_probe(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name, struct statx *stx);
+
+/* Does ".wh.NAME" hide NAME of the layers below RDIR? 1, 0, -errno. */
+int ov_probe_oci_whiteout(struct ov_rdir *rdir, int fd, const char *name);
+
+/* Take over FOUND as a new inode named NAME in PARENT (or find the one that is there). Counts a lookup if COUNT. */
+int ov_instantiate(struct overlay *ov, struct ov_inode *parent, const char *name, struct ov_found *f, bool count,
+		   struct ov_inode **out);
+
+/* Lookup with the namespace lock (read) held. */
+int ov_lookup_locked(struct overlay *ov, struct ov_inode *parent, const char *name, bool count, struct ov_entry *out);
+
+/* copy_up.c */
+
+enum ov_copy_flags {
+	OV_COPY_DATA = 1 << 0, /* data will be changed: a metacopy is not enough */
+	OV_COPY_TRUNC = 1 << 1, /* only the first SIZE bytes of data are wanted */
+};
+
+/*
+ * Make I's object one of the upper layer, parents first. Nothing is held. With OV_COPY_TRUNC only SIZE bytes are copied.
+ * 0 at once if it is there already. -EROFS without an upper.
+ */
+int ov_copy_up(struct overlay *ov, struct ov_inode *i, unsigned flags, off_t size);
+
+/* dir.c */
+
+/* Remove NAME, a file or a whole directory, from workdir/work. Best effort; failures are logged. */
+void ov_cleanup_tmp(struct overlay *ov, const char *name);
+void ov_cleanup_tree(int dirfd, const char *name, int depth);
+
+/* Make a whiteout under a fresh name in workdir/work. NAME: 32 bytes. 0 or -errno. */
+int ov_whiteout_tmp(struct overlay *ov, char *name);
+
+/* Is NAME in upper directory RDIR (fd FD) occupied by a whiteout (of the layer's own kind or another)? */
+int ov_upper_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name);
+
+/* Hide NAME of the lowers by a whiteout where upper directory RDIR has no entry NAME. */
+int ov_place_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name);
+
+/* Is the merged view of DIR empty? 1, 0, -errno. Namespace lock held. */
+int ov_dir_is_empty(struct overlay *ov, struct ov_inode *dir);
+
+/* I lost its last name (or is replaced): keep it reachable for open files. Namespace lock held for writing, before the change. */
+int ov_keep_open(struct overlay *ov, struct ov_inode *i);
+/* The name (PARENT, NAME) of I is gone from disk. Namespace lock held for writing. */
+void ov_name_gone(struct overlay *ov, struct ov_inode *parent, const char *name);
+
+/* Directory properties that creation needs, cached in the inode's flags. Namespace lock held. */
+int ov_dir_props(struct overlay *ov, struct ov_inode *dir, struct statx *stx);
+
+/* listing hooks, readdir.c: NAME appeared in or went from DIR. Namespace lock held. */
+void ov_listing_add(struct overlay *ov, struct ov_inode *dir, const char *name, unsigned type);
+void ov_listing_del(struct overlay *ov, struct ov_inode *dir, const char *name);
+void ov_listing_drop(struct overlay *ov, struct ov_inode *dir);
+
+/* file.c */
+
+/* A pinned fd on I's data (namespace lock held). WRITABLE: I is in the upper. NULL with *ERR. */
+struct ov_fdslot *ov_file_get(struct overlay *ov, struct ov_inode *i, bool writable, int *err);
+
+/* xattr.c */
+
+/* Copy every xattr that belongs to the view, ACLs included, from FROM (in FROM_LAYER) to TO in the upper. */
+int ov_copy_xattrs(struct overlay *ov, const struct ov_layer *from_layer, struct ov_at from, struct ov_at to);
+
+/* acl.c */
+
+/*
+ * The ACLs of an object made with MODE in a directory whose default ACL is DEF (LEN bytes, xattr format): *MODE becomes the
+ * resulting mode, ACCESS (at least LEN bytes) the access ACL, *ACCESS_LEN its length or 0 if the mode says it all.
+ * 0 or -EINVAL for a malformed ACL.
+ */
+int ov_acl_inherit(const void *def, size_t len, mode_t *mode, void *access, size_t *access_len);
+
+/* Ids inside an ACL (LEN bytes, changed in place) from disk to view or back. 0 or -EINVAL (id has no place on disk). */
+int ov_acl_map(const struct overlay *ov, void *acl, size_t len, bool to_disk);
+
+#define OV_ACL_ACCESS "system.posix_acl_access"
+#define OV_ACL_DEFAULT "system.posix_acl_default"
+
+#endif

@@ -1,0 +1,864 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/* Making and removing names. Everything appears by one link, rename or exclusive create. */
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+
+#include "core.h"
+#include "format/index.h"
+#include "format/opaque.h"
+#include "format/override_stat.h"
+#include "format/whiteout.h"
+#include "format/xattr_names.h"
+#include "sys/io.h"
+
+#define SHARED_WHITEOUT "whiteout" /* in workdir/work: the one that others are linked from */
+#define MAX_TREE_DEPTH 64
+
+/* ---- temporaries and whiteouts ---- */
+
+void ov_cleanup_tree(int dirfd, const char *name, int depth)
+{
+	struct dirent *de;
+	DIR *dir;
+	int fd;
+
+	if (unlinkat(dirfd, name, 0) == 0 || errno == ENOENT)
+		return;
+	fd = ov_at_open(ov_at_name(dirfd, name), O_RDONLY | O_DIRECTORY, 0);
+	if (fd == -EACCES && ov_at_chmod(ov_at_name(dirfd, name), 0700) == 0)
+		fd = ov_at_open(ov_at_name(dirfd, name), O_RDONLY | O_DIRECTORY, 0);
+	dir = fd < 0 ? NULL : fdopendir(fd);
+	if (!dir) {
+		if (fd >= 0)
+			close(fd);
+	} else {
+		while (depth > 0 && (de = readdir(dir)))
+			if (strcmp(de->d_name, ".") != 0 && strcmp(de->d_name, "..") != 0)
+				ov_cleanup_tree(fd, de->d_name, depth - 1);
+		closedir(dir);
+	}
+	if (unlinkat(dirfd, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
+		ov_warn("workdir: cannot remove '%s': %s", name, strerror(errno));
+}
+
+void ov_cleanup_tmp(struct overlay *ov, const char *name)
+{
+	ov_cleanup_tree(ov->work_fd, name, MAX_TREE_DEPTH);
+}
+
+/* A link to the shared whiteout as DIRFD/NAME; made anew when it has too many links. */
+static int link_whiteout(struct overlay *ov, int dirfd, const char *name)
+{
+	char fresh[32];
+	int r;
+
+	if (!__atomic_load_n(&ov->whiteout_shared, __ATOMIC_ACQUIRE))
+		return ov_whiteout_make(dirfd, name, (enum ov_whiteout_kind)ov->whiteout_kind, ov->xp);
+	if (linkat(ov->work_fd, SHARED_WHITEOUT, dirfd, name, 0) == 0)
+		return 0;
+	r = -errno;
+	if (r == -EEXIST || r == -ENOSPC || r == -EDQUOT || r == -EROFS)
+		return r;
+	if (r == -EMLINK || r == -ENOENT) {
+		ov_tmp_name(ov, fresh);
+		r = ov_whiteout_make(ov->work_fd, fresh, (enum ov_whiteout_kind)ov->whiteout_kind, ov->xp);
+		if (r == 0)
+			r = ov_renameat2(ov->work_fd, fresh, ov->work_fd, SHARED_WHITEOUT, 0);
+		if (r == 0 && linkat(ov->work_fd, SHARED_WHITEOUT, dirfd, name, 0) == 0)
+			return 0;
+	}
+	return ov_whiteout_make(dirfd, name, (enum ov_whiteout_kind)ov->whiteout_kind, ov->xp);
+}
+
+int ov_whiteout_tmp(struct overlay *ov, char *name)
+{
+	ov_tmp_name(ov, name);
+	return link_whiteout(ov, ov->work_fd, name);
+}
+
+/* Whiteouts that are xattrs only count where the directory says that there may be some. */
+static int allow_xwhiteouts(struct overlay *ov, int fd)
+{
+	struct ov_layer *upper = &ov->layers[0];
+	int r;
+
+	if (ov->whiteout_kind != OV_WH_XATTR)
+		return 0;
+	if (!upper->has_xwhiteouts) {
+		r = ov_opaque_write(ov_at_fd(upper->root_fd), ov->xp, true);
+		if (r < 0)
+			return r;
+		upper->has_xwhiteouts = true;
+	}
+	r = ov_opaque_read(ov_at_fd(fd));
+	return r == OV_OPAQUE_NO ? ov_opaque_write(ov_at_fd(fd), ov->xp, true) : (r < 0 ? r : 0);
+}
+
+int ov_place_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name)
+{
+	int r;
+
+	if (ov->whiteout_kind == OV_WH_OCI) {
+		rdir->wh = OV_WH_SOME;
+		return ov_whiteout_make_oci(fd, name);
+	}
+	r = allow_xwhiteouts(ov, fd);
+	return r < 0 ? r : link_whiteout(ov, fd, name);
+}
+
+int ov_upper_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name)
+{
+	struct statx stx;
+	int r = ov_probe(ov, rdir, fd, name, &stx);
+
+	return r == -ENOENT ? 0 : r;
+}
+
+/* ---- properties of the parent ---- */
+
+int ov_dir_props(struct overlay *ov, struct ov_inode *dir, struct statx *stx)
+{
+	ov_cleanup_rfd struct ov_rfd f = ov_rfd_get(&ov->fds, dir->rdirs[0]);
+	ssize_t n;
+	int r;
+
+	stx->stx_mask = 0;
+	if (f.fd < 0)
+		return f.fd;
+	if (ov_inode_is(dir, OV_I_PROPS)) {
+		if (!ov_inode_is(dir, OV_I_SGID))
+			return 0;
+		return ov_statx_real(ov, dir->rdirs[0]->layer, ov_at_fd(f.fd), stx);
+	}
+	r = ov_statx_real(ov, dir->rdirs[0]->layer, ov_at_fd(f.fd), stx);
+	if (r < 0)
+		return r;
+	n = ov->cfg.noacl ? 0 : ov_at_getxattr(ov_at_fd(f.fd), OV_ACL_DEFAULT, NULL, 0);
+	ov_inode_unset(dir, OV_I_SGID | OV_I_DEFACL);
+	if (stx->stx_mode & S_ISGID)
+		ov_inode_set(dir, OV_I_SGID);
+	if (n > 0)
+		ov_inode_set(dir, OV_I_DEFACL);
+	ov_inode_set(dir, OV_I_PROPS);
+	return 0;
+}
+
+/* ---- creation ---- */
+
+struct creation {
+	struct overlay *ov;
+	struct ov_inode *parent;
+	const char *name;
+	mode_t mode; /* type and permissions; umask applied unless a default ACL rules */
+	dev_t rdev;
+	const char *target;
+	const struct ov_cred *cred;
+	uid_t uid;   /* on disk */
+	gid_t gid;
+	char acl[1024]; /* the parent's default ACL */
+	size_t acl_len;
+	int fd;      /* regular file: left open for the writes that follow */
+};
+
+/* Owner, group and mode of the new object, from the caller and the parent. Namespace lock held. */
+static int decide_owner(struct creation *c)
+{
+	struct overlay *ov = c->ov;
+	struct statx dir;
+	int r = ov_uid_to_disk(ov, c->cred->uid, &c->uid);
+
+	if (r == 0)
+		r = ov_gid_to_disk(ov, c->cred->gid, &c->gid);
+	if (r == 0)
+		r = ov_dir_props(ov, c->parent, &dir);
+	if (r < 0)
+		return r == -EINVAL ? -EOVERFLOW : r;
+	if (ov_inode_is(c->parent, OV_I_SGID)) {
+		c->gid = dir.stx_gid;
+		if (S_ISDIR(c->mode))
+			c->mode |= S_ISGID;
+	}
+	if (!ov_inode_is(c->parent, OV_I_DEFACL)) {
+		c->mode &= ~(c->cred->umask & 0777);
+		return 0;
+	}
+	ov_cleanup_rfd struct ov_rfd f = ov_rfd_get(&ov->fds, ov_upper_rdir(c->parent));
+	ssize_t n;
+
+	if (f.fd < 0)
+		return f.fd;
+	n = ov_at_getxattr(ov_at_fd(f.fd), OV_ACL_DEFAULT, c->acl, sizeof(c->acl));
+	if (n < 0)
+		return (int)n;
+	c->acl_len = (size_t)n;
+	return 0;
+}
+
+/* One syscall in the final directory is atomic and right if owner and group come out right by themselves. */
+static bool may_create_directly(const struct creation *c)
+{
+	const struct overlay *ov = c->ov;
+
+	if (ov->override != OV_OVERRIDE_NONE || c->uid != ov->uid || ov_whiteout_oci_parse(c->name, NULL))
+		return false;
+	return c->gid == ov->gid || ov_inode_is(c->parent, OV_I_SGID);
+}
+
+static int make_node(struct creation *c, int dirfd, const char *name, mode_t mode)
+{
+	mode_t type = c->mode & S_IFMT;
+
+	if (type == S_IFREG) {
+		c->fd = ov_at_open(ov_at_name(dirfd, name), O_CREAT | O_EXCL | O_RDWR, mode & 07777);
+		return c->fd < 0 ? c->fd : 0;
+	}
+	if (type == S_IFDIR)
+		return mkdirat(dirfd, name, mode & 01777) < 0 ? -errno : 0;
+	if (type == S_IFLNK)
+		return symlinkat(c->target, dirfd, name) < 0 ? -errno : 0;
+	if (c->ov->override != OV_OVERRIDE_NONE)
+		return mknodat(dirfd, name, S_IFREG | 0644, 0) < 0 ? -errno : 0;
+	return mknodat(dirfd, name, mode, c->rdev) < 0 ? -errno : 0;
+}
+
+/* Owner and mode of an object in workdir. */
+static int dress_owner(struct creation *c, struct ov_at at)
+{
+	struct overlay *ov = c->ov;
+	int r;
+
+	if (ov->override != OV_OVERRIDE_NONE) {
+		struct ov_override_stat st = {.uid = c->uid,
+					      .gid = c->gid,
+					      .mode = c->mode & 07777,
+					      .type = c->mode & S_IFMT,
+					      .major = major(c->rdev),
+					      .minor = minor(c->rdev)};
+
+		if (S_ISLNK(c->mode) && ov->override != OV_OVERRIDE_SECURITY)
+			return 0;
+		return ov_override_write(at, ov->override, &st);
+	}
+	if (c->uid != ov->uid || c->gid != ov->gid || S_ISDIR(c->mode)) {
+		r = ov_at_chown(at, c->uid, c->gid);
+		if (r < 0)
+			return r;
+	}
+	return S_ISLNK(c->mode) ? 0 : ov_at_chmod(at, c->mode & 07777);
+}
+
+static int dress_acl(struct creation *c, struct ov_at at)
+{
+	char access[sizeof(c->acl)];
+	size_t len = 0;
+	int r;
+
+	if (S_ISLNK(c->mode) || !c->acl_len)
+		return 0;
+	r = ov_acl_inherit(c->acl, c->acl_len, &c->mode, access, &len);
+	if (r == 0 && len)
+		r = ov_at_setxattr(at, OV_ACL_ACCESS, access, len, 0);
+	if (r == 0 && S_ISDIR(c->mode))
+		r = ov_at_setxattr(at, OV_ACL_DEFAULT, c->acl, c->acl_len, 0);
+	return r;
+}
+
+/* Make the object complete in workdir under TMP. */
+static int make_in_work(struct creation *c, char *tmp, bool opaque)
+{
+	struct overlay *ov = c->ov;
+	struct ov_at at = ov_at_name(ov->work_fd, tmp);
+	int r;
+
+	ov_tmp_name(ov, tmp);
+	r = make_node(c, ov->work_fd, tmp, (c->mode & S_IFMT) | (S_ISDIR(c->mode) ? 0700 : 0600));
+	if (r < 0)
+		return r;
+	r = dress_acl(c, at);
+	if (r == 0)
+		r = dress_owner(c, at);
+	if (r == 0 && opaque)
+		r = ov_opaque_write(at, ov->xp, false);
+	if (r == 0 && S_ISREG(c->mode) && ov_whiteout_oci_parse(c->name, NULL))
+		r = ov_whiteout_mark_plain(at, ov->xp);
+	if (r < 0)
+		ov_cleanup_tmp(ov, tmp);
+	return r;
+}
+
+/* Move the complete TMP to NAME, over a whiteout if there is one. */
+static int place(struct creation *c, int dirfd, const char *tmp, bool over_whiteout)
+{
+	struct overlay *ov = c->ov;
+	int r;
+
+	if (!over_whiteout) {
+		r = ov_renameat2(ov->work_fd, tmp, dirfd, c->name, RENAME_NOREPLACE);
+		return r == -EINVAL ? ov_renameat2(ov->work_fd, tmp, dirfd, c->name, 0) : r;
+	}
+	if (!S_ISDIR(c->mode))
+		return ov_renameat2(ov->work_fd, tmp, dirfd, c->name, 0);
+	if (ov->can_exchange) {
+		r = ov_renameat2(ov->work_fd, tmp, dirfd, c->name, RENAME_EXCHANGE);
+		if (r == 0)
+			ov_cleanup_tmp(ov, tmp); /* the whiteout */
+		return r;
+	}
+	/* without exchange a crash here lets the lower show again; the directory itself is opaque */
+	if (unlinkat(dirfd, c->name, 0) < 0)
+		return -errno;
+	return ov_renameat2(ov->work_fd, tmp, dirfd, c->name, 0);
+}
+
+static int create_via_work(struct creation *c, struct ov_rdir *rdir, int dirfd, bool over_whiteout)
+{
+	bool opaque = false;
+	char tmp[32];
+	int r;
+
+	if (S_ISDIR(c->mode)) {
+		r = over_whiteout ? 1 : ov_probe_oci_whiteout(rdir, dirfd, c->name);
+		if (r < 0)
+			return r;
+		opaque = r;
+	}
+	r = make_in_work(c, tmp, opaque);
+	if (r < 0)
+		return r;
+	r = place(c, dirfd, tmp, over_whiteout);
+	if (r < 0)
+		ov_cleanup_tmp(c->ov, tmp);
+	return r;
+}
+
+/* Make the object on disk. Namespace lock held. */
+static int create_on_disk(struct creation *c, struct ov_rdir *rdir, int dirfd)
+{
+	int r = -EEXIST;
+
+	if (may_create_directly(c)) {
+		if (S_ISDIR(c->mode) && rdir->wh != OV_WH_NONE) {
+			r = ov_probe_oci_whiteout(rdir, dirfd, c->name);
+			if (r)
+				return r < 0 ? r : create_via_work(c, rdir, dirfd, false);
+		}
+		r = make_node(c, dirfd, c->name, c->mode);
+		if (r == 0 && !c->acl_len && (c->mode & 07000) && !S_ISLNK(c->mode) && !S_ISREG(c->mode))
+			r = ov_at_chmod(ov_at_name(dirfd, c->name), c->mode & 07777);
+		if (r != -EEXIST)
+			return r;
+	}
+	r = ov_upper_whiteout(c->ov, rdir, dirfd, c->name);
+	if (r < 0)
+		return r;
+	return create_via_work(c, rdir, dirfd, r == 1);
+}
+
+/* The new object as an inode, and as the reply. */
+static int adopt(struct creation *c, struct ov_rdir *rdir, int dirfd, struct ov_entry *out)
+{
+	struct overlay *ov = c->ov;
+	struct ov_found f = {.exists = true, .upper = true};
+	struct ov_inode *i = NULL;
+	struct ov_at at = c->fd >= 0 ? ov_at_fd(c->fd) : ov_at_name(dirfd, c->name);
+	int r = ov_statx_real(ov, rdir->layer, at, &f.stx);
+
+	if (r < 0)
+		return r;
+	f.ino = ov_make_ino(ov, rdir->layer, f.stx.stx_ino);
+	if (S_ISDIR(c->mode)) {
+		f.rdirs = malloc(sizeof(*f.rdirs));
+		if (f.rdirs) {
+			f.rdirs[0] = ov_rdir_new(rdir, rdir->layer, c->name);
+			f.nrdirs = f.rdirs[0] ? 1 : 0;
+		}
+		if (!f.nrdirs)
+			r = -ENOMEM;
+		else
+			f.rdirs[0]->wh = OV_WH_NONE;
+	} else {
+		f.rparent = ov_rdir_ref(rdir);
+	}
+	if (r == 0)
+		r = ov_instantiate(ov, c->parent, c->name, &f, true, &i);
+	if (r == 0) {
+		out->attr = f.stx;
+		ov_attr_to_view(ov, i->ino, false, &out->attr);
+		out->nodeid = i->nodeid;
+		if (c->fd >= 0) {
+			struct ov_fdslot *slot = ov_fdslot_put(&ov->fds, &i->slot, ov_steal_fd(&c->fd), true, false);
+
+			if (slot)
+				ov_fdslot_unpin(&ov->fds, slot);
+		}
+		ov_listing_add(ov, c->parent, c->name, c->mode);
+	}
+	ov_found_clear(ov, &f);
+	return r;
+}
+
+static int check_new_name(const struct overlay *ov, const struct ov_inode *parent, const char *name)
+{
+	if (!ov_inode_isdir(parent))
+		return -ENOTDIR;
+	if (ov_inode_is(parent, OV_I_UNLINKED))
+		return -ENOENT;
+	if (ov_whiteout_is_oci_meta(name))
+		return -EINVAL; /* aufs bookkeeping names cannot be told from the real thing later */
+	if (strlen(name) > NAME_MAX)
+		return -ENAMETOOLONG;
+	return ov_want_write(ov);
+}
+
+static int create(struct creation *c, struct ov_entry *out)
+{
+	struct overlay *ov = c->ov;
+	int r = check_new_name(ov, c->parent, c->name);
+
+	c->fd = -1;
+	if (r == 0)
+		r = ov_copy_up(ov, c->parent, 0, 0);
+	if (r < 0)
+		return r;
+	{
+		OV_NS_READ(ov);
+		struct ov_rdir *rdir = ov_upper_rdir(c->parent);
+		ov_cleanup_rfd struct ov_rfd d = ov_rfd_get(&ov->fds, rdir);
+
+		r = d.fd < 0 ? d.fd : 0;
+		if (r == 0 && ov_inode_is(c->parent, OV_I_UNLINKED))
+			r = -ENOENT;
+		if (r == 0)
+			r = decide_owner(c);
+		if (r == 0)
+			r = create_on_disk(c, rdir, d.fd);
+		if (r == 0)
+			r = adopt(c, rdir, d.fd, out);
+	}
+	if (c->fd >= 0)
+		close(c->fd);
+	return r;
+}
+
+int ov_mknod(struct overlay *ov, struct ov_inode *parent, const char *name, mode_t mode, dev_t rdev,
+	     const struct ov_cred *cred, struct ov_entry *out)
+{
+	struct creation c = {.ov = ov, .parent = parent, .name = name, .mode = mode, .rdev = rdev, .cred = cred};
+
+	if (!(mode & S_IFMT))
+		c.mode |= S_IFREG;
+	if (S_ISCHR(mode) && rdev == 0)
+		return -EPERM; /* on disk that is a whiteout, as in the kernel's overlay */
+	return create(&c, out);
+}
+
+int ov_mkdir(struct overlay *ov, struct ov_inode *parent, const char *name, mode_t mode, const struct ov_cred *cred,
+	     struct ov_entry *out)
+{
+	struct creation c = {
+		.ov = ov, .parent = parent, .name = name, .mode = (mode & 01777) | S_IFDIR, .cred = cred};
+
+	return create(&c, out);
+}
+
+int ov_symlink(struct overlay *ov, struct ov_inode *parent, const char *name, const char *target,
+	       const struct ov_cred *cred, struct ov_entry *out)
+{
+	struct creation c = {
+		.ov = ov, .parent = parent, .name = name, .mode = S_IFLNK | 0777, .target = target, .cred = cred};
+
+	return create(&c, out);
+}
+
+int ov_tmpfile(struct overlay *ov, struct ov_inode *parent, mode_t mode, const struct ov_cred *cred,
+	       struct ov_entry *out)
+{
+	struct creation c = {.ov = ov, .parent = parent, .name = "", .mode = (mode & 07777) | S_IFREG, .cred = cred};
+	struct ov_fdslot *slot;
+	struct ov_inode *i;
+	struct ov_at at;
+	int r = ov_want_write(ov);
+
+	c.fd = -1;
+	if (r == 0 && !ov->can_tmpfile)
+		r = -EOPNOTSUPP;
+	if (r == 0)
+		r = ov_copy_up(ov, parent, 0, 0);
+	if (r < 0)
+		return r;
+	OV_NS_READ(ov);
+	ov_cleanup_fd int fd = -1;
+
+	r = decide_owner(&c);
+	if (r < 0)
+		return r;
+	fd = ov_at_open(ov_at_name(ov->work_fd, "."), O_TMPFILE | O_RDWR, 0600);
+	if (fd < 0)
+		return fd;
+	at = ov_at_fd(fd);
+	r = dress_acl(&c, at);
+	if (r == 0)
+		r = dress_owner(&c, at);
+	if (r == 0)
+		r = ov_statx_real(ov, &ov->layers[0], at, &out->attr);
+	if (r < 0)
+		return r;
+	i = ov_inode_new(&ov->tab, S_IFREG);
+	if (!i)
+		return -ENOMEM;
+	i->nlookup = 1;
+	i->rparent = ov_rdir_ref(ov->roots[0]);
+	i->flags |= OV_I_UPPER | OV_I_UNLINKED | OV_I_TMPFILE;
+	i->ino = ov_make_ino(ov, &ov->layers[0], out->attr.stx_ino);
+	slot = ov_fdslot_put(&ov->fds, &i->slot, ov_steal_fd(&fd), true, true);
+	if (!slot) {
+		ov_inode_discard(&ov->tab, i);
+		return -ENOMEM;
+	}
+	ov_fdslot_unpin(&ov->fds, slot);
+	ov_attr_to_view(ov, i->ino, false, &out->attr);
+	out->nodeid = i->nodeid;
+	ov_inode_insert(&ov->tab, i);
+	return 0;
+}
+
+/* ---- hard links ---- */
+
+/* One more real name DIRFD/NAME for the object FROM. */
+static int real_link(struct ov_at from, int dirfd, const char *name)
+{
+	char path[40];
+
+	if (from.name)
+		return linkat(from.fd, from.name, dirfd, name, 0) < 0 ? -errno : 0;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", from.fd);
+	return linkat(AT_FDCWD, path, dirfd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+}
+
+static int link_on_disk(struct overlay *ov, struct ov_at from, struct ov_rdir *rdir, int dirfd, const char *name,
+			bool regular)
+{
+	char tmp[32];
+	int r;
+
+	if (regular && ov_whiteout_oci_parse(name, NULL)) {
+		r = ov_whiteout_mark_plain(from, ov->xp);
+		if (r < 0)
+			return r;
+	}
+	r = real_link(from, dirfd, name);
+	if (r != -EEXIST)
+		return r;
+	r = ov_upper_whiteout(ov, rdir, dirfd, name);
+	if (r <= 0)
+		return r < 0 ? r : -EEXIST;
+	ov_tmp_name(ov, tmp);
+	r = real_link(from, ov->work_fd, tmp);
+	if (r < 0)
+		return r;
+	r = ov_renameat2(ov->work_fd, tmp, dirfd, name, 0);
+	if (r < 0)
+		ov_cleanup_tmp(ov, tmp);
+	return r;
+}
+
+/* Bookkeeping of a link made on disk. Namespace lock held for writing. */
+static int adopt_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, const char *name,
+		      struct ov_entry *out)
+{
+	struct ov_key key;
+	bool first;
+	int r;
+
+	r = ov_getattr_locked(ov, i, &out->attr);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&ov->tab.lock);
+	first = !i->names;
+	r = ov_dentry_add_locked(&ov->tab, parent, name, i, false);
+	if (r == 0)
+		i->nlookup++;
+	pthread_mutex_unlock(&ov->tab.lock);
+	if (r < 0)
+		return r;
+	if (first) { /* O_TMPFILE that got its name */
+		struct ov_rdir *old = i->rparent;
+
+		i->rparent = ov_rdir_ref(ov_upper_rdir(parent));
+		ov_rdir_unref(&ov->fds, old);
+		ov_inode_unset(i, OV_I_UNLINKED | OV_I_TMPFILE);
+		ov_fdslot_hold(&ov->fds, &i->slot, false);
+	}
+	if (!ov_inode_is(i, OV_I_KEYED) && out->attr.stx_nlink > 1) {
+		ov_cleanup_real struct ov_real real = {0};
+		struct statx stx;
+
+		if (ov_real_get(ov, i, &real) == 0 && ov_at_statx(real.at, STATX_INO, &stx) == 0) {
+			key = (struct ov_key){.ino = stx.stx_ino, .fsid = real.layer->fsid, .upper = 1};
+			ov_inode_set_key(&ov->tab, i, key);
+		}
+	}
+	out->nodeid = i->nodeid;
+	ov_listing_add(ov, parent, name, i->type);
+	return 0;
+}
+
+int ov_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, const char *name, struct ov_entry *out)
+{
+	int r = check_new_name(ov, parent, name);
+
+	if (r == 0 && ov_inode_isdir(i))
+		r = -EPERM;
+	if (r == 0)
+		r = ov_copy_up(ov, parent, 0, 0);
+	if (r == 0)
+		r = ov_copy_up(ov, i, OV_COPY_DATA, 0);
+	if (r < 0)
+		return r;
+	OV_NS_WRITE(ov);
+	struct ov_rdir *rdir = ov_upper_rdir(parent);
+	ov_cleanup_rfd struct ov_rfd d = ov_rfd_get(&ov->fds, rdir);
+	ov_cleanup_real struct ov_real real = {0};
+
+	if (d.fd < 0)
+		return d.fd;
+	if (ov_inode_is(parent, OV_I_UNLINKED) ||
+	    (ov_inode_is(i, OV_I_UNLINKED) && !ov_inode_is(i, OV_I_TMPFILE)))
+		return -ENOENT;
+	r = ov_real_get(ov, i, &real);
+	if (r == 0)
+		r = link_on_disk(ov, real.at, rdir, d.fd, name, S_ISREG(i->type));
+	return r < 0 ? r : adopt_link(ov, i, parent, name, out);
+}
+
+/* ---- removal ---- */
+
+int ov_keep_open(struct overlay *ov, struct ov_inode *i)
+{
+	ov_cleanup_real struct ov_real real = {0};
+	struct ov_fdslot *slot;
+	int fd, err = 0;
+
+	if (ov_inode_isdir(i)) {
+		for (unsigned n = 0; n < i->nrdirs; n++) {
+			err = ov_rdir_hold(&ov->fds, i->rdirs[n]);
+			if (err < 0)
+				return err;
+			if (i->rdirs[n]->layer->upper)
+				continue;
+			break;
+		}
+		return 0;
+	}
+	if (!ov_inode_is(i, OV_I_UPPER))
+		return 0; /* its name in the lower stays */
+	if (S_ISREG(i->type) && !ov_inode_is(i, OV_I_METACOPY)) {
+		slot = ov_file_get(ov, i, false, &err);
+		if (slot) {
+			ov_fdslot_hold(&ov->fds, &i->slot, true);
+			ov_fdslot_unpin(&ov->fds, slot);
+			return 0;
+		}
+		if (err != -EACCES)
+			return err;
+	}
+	err = ov_real_get(ov, i, &real);
+	if (err < 0)
+		return err;
+	fd = ov_at_open(real.at, O_PATH, 0);
+	if (fd < 0)
+		return fd;
+	slot = ov_fdslot_put(&ov->fds, &i->slot, fd, false, true);
+	if (!slot)
+		return -ENOMEM;
+	ov_fdslot_unpin(&ov->fds, slot);
+	return 0;
+}
+
+/* Another name of I is now the first: the object is reached through it. */
+static void move_to_next_name(struct overlay *ov, struct ov_inode *i)
+{
+	struct ov_rdir *old = i->rparent;
+
+	if (!ov_inode_is(i, OV_I_UPPER) || i->rname)
+		return;
+	i->rparent = ov_rdir_ref(ov_upper_rdir(i->names->parent));
+	ov_rdir_unref(&ov->fds, old);
+	ov_fdslot_hold(&ov->fds, &i->slot, false);
+}
+
+void ov_name_gone(struct overlay *ov, struct ov_inode *parent, const char *name)
+{
+	struct ov_dentry *d;
+	struct ov_inode *i;
+
+	pthread_mutex_lock(&ov->tab.lock);
+	d = ov_dentry_find_locked(&ov->tab, parent, name);
+	i = d ? d->inode : NULL;
+	if (d) {
+		if (!d->alias_next && i->names == d && !ov_inode_isdir(i) && !ov_inode_is(i, OV_I_UPPER) && !i->rname)
+			i->rname = strdup(name); /* a lower file stays where it is; out of memory: ESTALE later */
+		ov_dentry_del_locked(&ov->tab, d);
+		if (!i->names)
+			ov_inode_set(i, OV_I_UNLINKED);
+	}
+	pthread_mutex_unlock(&ov->tab.lock);
+	if (i && i->names && !ov_inode_isdir(i))
+		move_to_next_name(ov, i);
+	if (i && ov_inode_isdir(i))
+		ov_listing_drop(ov, i);
+	ov_listing_del(ov, parent, name);
+}
+
+/* Replace what upper has under NAME (a directory if DIR) by a whiteout, in one step. */
+static int swap_for_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name, bool dir)
+{
+	char tmp[32];
+	int r;
+
+	if (ov->whiteout_kind == OV_WH_OCI) {
+		r = ov_place_whiteout(ov, rdir, fd, name); /* hides only the layers below: still the old view */
+		if (r < 0)
+			return r;
+		if (!dir)
+			return unlinkat(fd, name, 0) < 0 ? -errno : 0;
+		ov_tmp_name(ov, tmp);
+		r = ov_renameat2(fd, name, ov->work_fd, tmp, 0);
+		if (r == 0)
+			ov_cleanup_tmp(ov, tmp);
+		return r;
+	}
+	r = allow_xwhiteouts(ov, fd);
+	if (r == 0)
+		r = ov_whiteout_tmp(ov, tmp);
+	if (r < 0)
+		return r;
+	if (!dir) {
+		r = ov_renameat2(ov->work_fd, tmp, fd, name, 0);
+	} else if (ov->can_exchange) {
+		r = ov_renameat2(ov->work_fd, tmp, fd, name, RENAME_EXCHANGE);
+	} else {
+		char old[32];
+
+		ov_tmp_name(ov, old);
+		r = ov_renameat2(fd, name, ov->work_fd, old, 0);
+		if (r == 0) {
+			r = ov_renameat2(ov->work_fd, tmp, fd, name, 0);
+			ov_cleanup_tmp(ov, old);
+		}
+	}
+	if (r < 0 || dir)
+		ov_cleanup_tmp(ov, tmp);
+	return r;
+}
+
+/* Take the upper directory NAME, whose merged view is empty, out of the tree; whiteouts inside go with it. */
+static int remove_upper_dir(struct overlay *ov, int fd, const char *name)
+{
+	char tmp[32];
+	int r;
+
+	if (unlinkat(fd, name, AT_REMOVEDIR) == 0)
+		return 0;
+	if (errno != ENOTEMPTY && errno != EEXIST)
+		return -errno;
+	ov_tmp_name(ov, tmp);
+	r = ov_renameat2(fd, name, ov->work_fd, tmp, 0);
+	if (r == 0)
+		ov_cleanup_tmp(ov, tmp);
+	return r;
+}
+
+static int remove_on_disk(struct overlay *ov, struct ov_inode *parent, const char *name, bool dir)
+{
+	struct ov_rdir *rdir = ov_upper_rdir(parent);
+	ov_cleanup_rfd struct ov_rfd d = ov_rfd_get(&ov->fds, rdir);
+	struct statx stx;
+	int lower, r;
+
+	if (d.fd < 0)
+		return d.fd;
+	lower = ov_lower_has(ov, parent, name);
+	if (lower < 0)
+		return lower;
+	r = ov_probe(ov, rdir, d.fd, name, &stx);
+	if (r == 1)
+		return -ENOENT;
+	if (r == -ENOENT) /* only a lower has it */
+		return lower ? ov_place_whiteout(ov, rdir, d.fd, name) : -ENOENT;
+	if (r < 0)
+		return r;
+	if (lower)
+		return swap_for_whiteout(ov, rdir, d.fd, name, dir);
+	if (dir)
+		return remove_upper_dir(ov, d.fd, name);
+	return unlinkat(d.fd, name, 0) < 0 ? -errno : 0;
+}
+
+/* Is I about to lose its last name that we know of? Then it is kept open. */
+static int keep_if_last(struct overlay *ov, struct ov_inode *i)
+{
+	bool last;
+
+	pthread_mutex_lock(&ov->tab.lock);
+	last = !i->names || !i->names->alias_next;
+	pthread_mutex_unlock(&ov->tab.lock);
+	return last ? ov_keep_open(ov, i) : 0;
+}
+
+static int remove_name(struct overlay *ov, struct ov_inode *parent, const char *name, bool dir)
+{
+	struct ov_entry entry;
+	struct ov_inode *i;
+	int r;
+
+	if (!ov_inode_isdir(parent))
+		return -ENOTDIR;
+	r = ov_want_write(ov);
+	if (r == 0)
+		r = ov_copy_up(ov, parent, 0, 0);
+	if (r < 0)
+		return r;
+	{
+		OV_NS_READ(ov); /* the kernel knows the name, so this is a formality */
+		r = ov_lookup_locked(ov, parent, name, true, &entry);
+	}
+	if (r < 0)
+		return r;
+	if (!entry.nodeid)
+		return -ENOENT;
+	i = ov_inode_find(&ov->tab, entry.nodeid);
+	{
+		OV_NS_WRITE(ov);
+		if (dir != ov_inode_isdir(i))
+			r = dir ? -ENOTDIR : -EISDIR;
+		if (r == 0 && dir) {
+			r = ov_dir_is_empty(ov, i);
+			r = r < 0 ? r : (r ? 0 : -ENOTEMPTY);
+		}
+		if (r == 0)
+			r = keep_if_last(ov, i);
+		if (r == 0)
+			r = remove_on_disk(ov, parent, name, dir);
+		if (r == 0)
+			ov_name_gone(ov, parent, name);
+	}
+	ov_inode_forget(&ov->tab, entry.nodeid, 1);
+	return r;
+}
+
+int ov_unlink(struct overlay *ov, struct ov_inode *parent, const char *name)
+{
+	return remove_name(ov, parent, name, false);
+}
+
+int ov_rmdir(struct overlay *ov, struct ov_inode *parent, const char *name)
+{
+	return remove_name(ov, parent, name, true);
+}

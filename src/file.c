@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/* File data: always through the one fd that is the object's at this moment; no state per open. */
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "core.h"
+#include "sys/io.h"
+
+/* Open the data of AT; a lower is read without leaving an atime where we may. */
+static int open_data(const struct ov_layer *layer, struct ov_at at, bool writable)
+{
+	int flags = (writable ? O_RDWR : O_RDONLY) | O_NONBLOCK | O_NOCTTY;
+	int fd = -1;
+
+	if (!layer->upper && !layer->noatime_ok)
+		fd = ov_at_open(at, flags | O_NOATIME, 0);
+	if (fd < 0)
+		fd = ov_at_open(at, flags, 0);
+	return fd;
+}
+
+/*
+ * The owner's mode does not bind who opened the file before it was changed (create with 0444, then write): without
+ * CAP_DAC_OVERRIDE the bits are lent for the moment of the open.
+ */
+static int open_despite_mode(struct overlay *ov, struct ov_at at, bool writable)
+{
+	struct statx stx;
+	mode_t mode;
+	int fd, r;
+
+	r = ov_at_statx(at, STATX_BASIC_STATS, &stx);
+	if (r < 0 || stx.stx_uid != ov->uid)
+		return -EACCES;
+	mode = stx.stx_mode & 07777;
+	r = ov_at_chmod(at, mode | (writable ? 0600 : 0400));
+	if (r < 0)
+		return -EACCES;
+	fd = open_data(&ov->layers[0], at, writable);
+	r = ov_at_chmod(at, mode);
+	if (r < 0)
+		ov_error("upper file: mode %04o could not be restored: %s", mode, strerror(-r));
+	return fd;
+}
+
+static int open_inode(struct overlay *ov, struct ov_inode *i, bool writable, bool *is_writable)
+{
+	ov_cleanup_real struct ov_real real = {0};
+	bool upper = ov_inode_is(i, OV_I_UPPER) && !ov_inode_is(i, OV_I_METACOPY);
+	int r, fd;
+
+	if (i->data && ov_inode_is(i, OV_I_METACOPY))
+		r = ov_real_get_name(ov, i->data->dir, i->data->name, &real);
+	else
+		r = ov_real_get(ov, i, &real);
+	if (r < 0)
+		return r;
+	*is_writable = upper && !ov->cfg.force_read_only;
+	fd = open_data(real.layer, real.at, *is_writable);
+	if (fd == -EACCES && upper)
+		fd = open_despite_mode(ov, real.at, *is_writable);
+	if ((fd == -EACCES || fd == -EROFS || fd == -EPERM) && *is_writable && !writable) {
+		*is_writable = false;
+		fd = open_data(real.layer, real.at, false);
+	}
+	return fd;
+}
+
+struct ov_fdslot *ov_file_get(struct overlay *ov, struct ov_inode *i, bool writable, int *err)
+{
+	struct ov_fdslot *slot;
+	bool is_writable = false;
+	int fd;
+
+	if (!S_ISREG(i->type)) {
+		*err = ov_inode_isdir(i) ? -EISDIR : -EINVAL;
+		return NULL;
+	}
+	slot = ov_fdslot_get(&ov->fds, &i->slot, writable);
+	if (slot)
+		return slot;
+	fd = open_inode(ov, i, writable, &is_writable);
+	if (fd == -EMFILE || fd == -ENFILE) {
+		ov_fdcache_trim(&ov->fds);
+		fd = open_inode(ov, i, writable, &is_writable);
+	}
+	if (fd >= 0 && writable && !is_writable) {
+		close(fd);
+		fd = -EROFS;
+	}
+	if (fd < 0) {
+		*err = fd;
+		return NULL;
+	}
+	slot = ov_fdslot_put(&ov->fds, &i->slot, fd, is_writable, false);
+	if (!slot)
+		*err = -ENOMEM;
+	return slot;
+}
+
+/* A pinned fd with no lock held afterwards: data moves without the namespace lock. */
+static struct ov_fdslot *file_get_unlocked(struct overlay *ov, struct ov_inode *i, bool writable, int *err)
+{
+	OV_NS_READ(ov);
+	return ov_file_get(ov, i, writable, err);
+}
+
+/* Copy up, and the writable fd. */
+static struct ov_fdslot *file_get_write(struct overlay *ov, struct ov_inode *i, int *err)
+{
+	if (!S_ISREG(i->type)) {
+		*err = -EINVAL;
+		return NULL;
+	}
+	*err = ov_copy_up(ov, i, OV_COPY_DATA, 0);
+	return *err < 0 ? NULL : file_get_unlocked(ov, i, true, err);
+}
+
+ssize_t ov_read(struct overlay *ov, struct ov_inode *i, void *buf, size_t size, off_t off)
+{
+	struct ov_fdslot *slot;
+	ssize_t n;
+	int err = 0;
+
+	slot = file_get_unlocked(ov, i, false, &err);
+	if (!slot)
+		return err;
+	n = ov_pread_full(slot->fd, buf, size, off);
+	ov_fdslot_unpin(&ov->fds, slot);
+	return n;
+}
+
+ssize_t ov_write(struct overlay *ov, struct ov_inode *i, const void *buf, size_t size, off_t off, bool kill_suidgid)
+{
+	struct ov_fdslot *slot;
+	ssize_t n = 0;
+	int err = 0;
+
+	slot = file_get_write(ov, i, &err);
+	if (!slot)
+		return err;
+	if (kill_suidgid)
+		n = ov_kill_suidgid(ov, ov_at_fd(slot->fd));
+	if (n == 0)
+		n = ov_pwrite_full(slot->fd, buf, size, off);
+	ov_fdslot_unpin(&ov->fds, slot);
+	return n;
+}
+
+int ov_fallocate(struct overlay *ov, struct ov_inode *i, int mode, off_t off, off_t len)
+{
+	struct ov_fdslot *slot;
+	int err = 0;
+
+	slot = file_get_write(ov, i, &err);
+	if (!slot)
+		return err;
+	do
+		err = fallocate(slot->fd, mode, off, len) < 0 ? -errno : 0;
+	while (err == -EINTR);
+	ov_fdslot_unpin(&ov->fds, slot);
+	return err;
+}
+
+off_t ov_lseek(struct overlay *ov, struct ov_inode *i, off_t off, int whence)
+{
+	struct ov_fdslot *slot;
+	off_t r;
+	int err = 0;
+
+	slot = file_get_unlocked(ov, i, false, &err);
+	if (!slot)
+		return err;
+	/* the offset of the shared fd is nobody's: SEEK_DATA and SEEK_HOLE do not depend on it */
+	r = lseek(slot->fd, off, whence);
+	if (r < 0)
+		r = -errno;
+	ov_fdslot_unpin(&ov->fds, slot);
+	return r;
+}
+
+ssize_t ov_copy_range(struct overlay *ov, struct ov_inode *in, off_t off_in, struct ov_inode *out, off_t off_out,
+		      size_t len)
+{
+	struct ov_fdslot *from, *to;
+	ssize_t n;
+	int err = 0;
+
+	to = file_get_write(ov, out, &err);
+	if (!to)
+		return err;
+	from = file_get_unlocked(ov, in, false, &err); /* after the copy-up: it may be the same inode */
+	if (!from) {
+		ov_fdslot_unpin(&ov->fds, to);
+		return err;
+	}
+	do
+		n = copy_file_range(from->fd, &off_in, to->fd, &off_out, len, 0);
+	while (n < 0 && errno == EINTR);
+	if (n < 0) /* EXDEV and EOPNOTSUPP make the kernel copy through the page cache */
+		n = errno == EXDEV || errno == EINVAL ? -EOPNOTSUPP : -errno;
+	ov_fdslot_unpin(&ov->fds, from);
+	ov_fdslot_unpin(&ov->fds, to);
+	return n;
+}
+
+/* The upper directory's own fd, to sync it. Directories that are not in the upper have nothing to sync. */
+static int fsync_dir(struct overlay *ov, struct ov_inode *i, bool datasync)
+{
+	ov_cleanup_fd int copy = -1;
+	{
+		OV_NS_READ(ov);
+		if (!ov_inode_is(i, OV_I_UPPER))
+			return 0;
+		ov_cleanup_rfd struct ov_rfd f = ov_rfd_get(&ov->fds, i->rdirs[0]);
+
+		if (f.fd < 0)
+			return f.fd;
+		copy = openat(f.fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (copy < 0)
+			return -errno;
+	}
+	return ov_fsync(copy, datasync);
+}
+
+int ov_fsync_inode(struct overlay *ov, struct ov_inode *i, bool datasync)
+{
+	struct ov_fdslot *slot;
+	int err = 0;
+
+	if (ov->cfg.sync == OV_SYNC_OFF)
+		return 0;
+	if (ov_inode_isdir(i))
+		return fsync_dir(ov, i, datasync);
+	if (!S_ISREG(i->type) || !ov_inode_is(i, OV_I_UPPER) || ov_inode_is(i, OV_I_METACOPY))
+		return 0;
+	slot = file_get_unlocked(ov, i, false, &err);
+	if (!slot)
+		return err;
+	err = ov_fsync(slot->fd, datasync);
+	ov_fdslot_unpin(&ov->fds, slot);
+	return err;
+}
+
+/* Attribute ioctls on an fd; sizes as the kernel's FUSE passes them. */
+static int do_ioctl(int fd, unsigned cmd, const void *in, size_t in_size, void *out, size_t *out_size)
+{
+	union {
+		int flags;
+		struct fsxattr fsx;
+	} arg = {0};
+	size_t want = cmd == FS_IOC_FSGETXATTR || cmd == FS_IOC_FSSETXATTR ? sizeof(arg.fsx) : sizeof(arg.flags);
+	bool set = cmd == FS_IOC_SETFLAGS || cmd == FS_IOC_FSSETXATTR;
+
+	if (set) {
+		if (in_size < want)
+			return -EINVAL;
+		memcpy(&arg, in, want);
+	}
+	if (ioctl(fd, cmd, &arg) < 0)
+		return -errno;
+	if (set) {
+		*out_size = 0;
+		return 0;
+	}
+	if (*out_size < want)
+		return -EINVAL;
+	memcpy(out, &arg, want);
+	*out_size = want;
+	return 0;
+}
+
+int ov_ioctl(struct overlay *ov, struct ov_inode *i, unsigned cmd, const void *in, size_t in_size, void *out,
+	     size_t *out_size)
+{
+	bool set = cmd == FS_IOC_SETFLAGS || cmd == FS_IOC_FSSETXATTR;
+	struct ov_fdslot *slot;
+	int r = 0;
+
+	if (!set && cmd != FS_IOC_GETFLAGS && cmd != FS_IOC_FSGETXATTR && cmd != FS_IOC_GETVERSION)
+		return -ENOTTY;
+	if (!S_ISREG(i->type) && !ov_inode_isdir(i))
+		return -ENOTTY;
+	if (set) {
+		r = ov_copy_up(ov, i, 0, 0);
+		if (r < 0)
+			return r;
+	}
+	if (ov_inode_isdir(i)) {
+		OV_NS_READ(ov);
+		ov_cleanup_rfd struct ov_rfd f = ov_rfd_get(&ov->fds, i->rdirs[0]);
+
+		return f.fd < 0 ? f.fd : do_ioctl(f.fd, cmd, in, in_size, out, out_size);
+	}
+	if (ov_inode_is(i, OV_I_METACOPY) && set)
+		r = ov_copy_up(ov, i, OV_COPY_DATA, 0);
+	if (r < 0)
+		return r;
+	slot = file_get_unlocked(ov, i, false, &r);
+	if (!slot)
+		return r;
+	r = do_ioctl(slot->fd, cmd, in, in_size, out, out_size);
+	ov_fdslot_unpin(&ov->fds, slot);
+	return r;
+}

@@ -1,0 +1,585 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/* Lookup: which layers a name is found in, and the inode made of that. */
+
+#include <limits.h>
+#include <string.h>
+
+#include "core.h"
+#include "format/metacopy.h"
+#include "format/opaque.h"
+#include "format/origin.h"
+#include "format/redirect.h"
+#include "format/whiteout.h"
+#include "format/xattr_names.h"
+
+/* A search on its way down the layers. */
+struct search {
+	struct overlay *ov;
+	struct ov_found *f;
+	const char *name;    /* what is looked for in the next layer; borrowed */
+	char *redirect;      /* owner of NAME after a relative redirect, or of the absolute path */
+	bool absolute;       /* REDIRECT is a path from the layers' roots */
+	bool want_data;      /* the object was a metacopy: only its data is still looked for */
+	bool stop;
+};
+
+void ov_found_clear(struct overlay *ov, struct ov_found *f)
+{
+	for (unsigned n = 0; n < f->nrdirs; n++)
+		ov_rdir_unref(&ov->fds, f->rdirs[n]);
+	free(f->rdirs);
+	ov_rdir_unref(&ov->fds, f->rparent);
+	free(f->rname);
+	if (f->data) {
+		ov_rdir_unref(&ov->fds, f->data->dir);
+		free(f->data->name);
+		free(f->data);
+	}
+	memset(f, 0, sizeof(*f));
+}
+
+int ov_probe_oci_whiteout(struct ov_rdir *rdir, int fd, const char *name)
+{
+	char wh[NAME_MAX + 1];
+	struct statx stx;
+	int r;
+
+	if (__atomic_load_n(&rdir->wh, __ATOMIC_RELAXED) == OV_WH_NONE)
+		return 0;
+	if (ov_whiteout_oci_name(name, wh) < 0)
+		return 0; /* a name too long to be hidden that way */
+	r = ov_at_statx(ov_at_name(fd, wh), STATX_BASIC_STATS, &stx);
+	if (r == -ENOENT || r == -ENAMETOOLONG)
+		return 0;
+	return r < 0 ? r : ov_whiteout_oci_is_real(ov_at_name(fd, wh), &stx);
+}
+
+/* A name on another file system mounted inside an uncloned layer is not part of the layer. */
+static int check_mount_inside(const struct ov_layer *layer, int fd, const char *name)
+{
+	int r;
+
+	if (!layer->careful)
+		return 0;
+	/* statx() would already walk onto our own mount and ask ourselves: openat2 with NO_XDEV does not */
+	r = ov_at_open(ov_at_name(fd, name), O_PATH, 0);
+	if (r >= 0) {
+		close(r);
+		return 0;
+	}
+	return r == -EXDEV ? -ENOENT : r;
+}
+
+int ov_probe(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name, struct statx *stx)
+{
+	struct ov_at at = ov_at_name(fd, name);
+	int r = check_mount_inside(rdir->layer, fd, name);
+
+	if (r < 0)
+		return r;
+	r = ov_statx_real(ov, rdir->layer, at, stx);
+	if (r < 0)
+		return r;
+	if (ov_whiteout_is_char(stx))
+		return 1;
+	if (rdir->layer->has_xwhiteouts && ov_whiteout_may_be_xattr(stx)) {
+		r = ov_whiteout_has_xattr(at);
+		if (r)
+			return r;
+	}
+	if (ov_whiteout_oci_parse(name, NULL)) {
+		r = ov_whiteout_oci_is_real(at, stx);
+		if (r)
+			return r < 0 ? r : -ENOENT; /* it hides another name and is none itself */
+	}
+	if ((stx->stx_attributes & STATX_ATTR_MOUNT_ROOT) && !rdir->layer->tree_fd)
+		return -ENOENT;
+	return 0;
+}
+
+/* Is the directory NAME (fd FD of BASE) opaque: xattr, marker file inside, or ".wh.NAME" beside it? 1, 0, -errno. */
+static int dir_is_opaque(struct overlay *ov, struct ov_rdir *dir, int base_fd, const char *name)
+{
+	struct statx stx;
+	int r = ov_opaque_read(ov_at_name(base_fd, name));
+
+	if (r < 0)
+		return r;
+	if (r == OV_OPAQUE_YES)
+		return 1;
+	r = ov_probe_oci_whiteout(dir->parent, base_fd, name);
+	if (r)
+		return r;
+	if (__atomic_load_n(&dir->wh, __ATOMIC_RELAXED) == OV_WH_NONE)
+		return 0;
+	ov_cleanup_rfd struct ov_rfd f = ov_rfd_get(&ov->fds, dir);
+
+	if (f.fd < 0)
+		return f.fd == -EXDEV || f.fd == -EACCES ? 0 : f.fd;
+	r = ov_at_statx(ov_at_name(f.fd, OV_OCI_OPAQUE_NAME), STATX_BASIC_STATS, &stx);
+	if (r == -ENOENT || r == -EACCES)
+		return 0;
+	return r < 0 ? r : S_ISREG(stx.stx_mode);
+}
+
+/* Follow or refuse the redirect of the object AT; it tells where to go on looking. */
+static int read_redirect(struct search *s, struct ov_at at)
+{
+	char *value = NULL;
+	int r = ov_redirect_read(at, s->ov->xp, &value);
+
+	if (r < 0 || !value)
+		return r;
+	if (!s->ov->follow_redirect) {
+		ov_warn("refusing to follow a redirect on '%s': mount with redirect_dir=follow or on", s->name);
+		free(value);
+		return -EPERM;
+	}
+	free(s->redirect);
+	s->redirect = value;
+	s->absolute = value[0] == '/';
+	if (!s->absolute)
+		s->name = value;
+	return 0;
+}
+
+static int add_rdir(struct search *s, struct ov_rdir *dir)
+{
+	struct ov_found *f = s->f;
+	struct ov_rdir **grown;
+
+	if ((f->nrdirs & (f->nrdirs - 1)) == 0) { /* full at each power of two */
+		grown = realloc(f->rdirs, (f->nrdirs ? 2 * f->nrdirs : 1) * sizeof(*grown));
+		if (!grown)
+			return -ENOMEM;
+		f->rdirs = grown;
+	}
+	f->rdirs[f->nrdirs++] = ov_rdir_ref(dir);
+	return 0;
+}
+
+static int visit_dir(struct search *s, struct ov_rdir *base, int fd, const char *name, const struct statx *stx, bool more)
+{
+	struct ov_found *f = s->f;
+	struct ov_rdir *dir;
+	int r;
+
+	if (f->exists && !S_ISDIR(f->stx.stx_mode)) {
+		s->stop = true; /* a directory is not the data of a metacopy */
+		return 0;
+	}
+	dir = ov_rdir_new(base, base->layer, name);
+	if (!dir)
+		return -ENOMEM;
+	r = add_rdir(s, dir);
+	ov_rdir_unref(&s->ov->fds, dir);
+	if (r < 0)
+		return r;
+	if (!f->exists) {
+		f->exists = true;
+		f->upper = base->layer->upper;
+		f->stx = *stx;
+		f->ino = ov_make_ino(s->ov, base->layer, stx->stx_ino);
+	} else if (f->upper && f->nrdirs == 2) {
+		f->ino = ov_make_ino(s->ov, base->layer, stx->stx_ino); /* the number of what was copied up */
+	}
+	if (!more)
+		return 0;
+	r = dir_is_opaque(s->ov, dir, fd, name);
+	if (r) {
+		s->stop = true;
+		return r < 0 ? r : 0;
+	}
+	return read_redirect(s, ov_at_name(fd, name));
+}
+
+/* The origin of upper file AT gives its st_ino, without decoding the handle (that needs privilege). */
+static void read_origin(struct search *s, struct ov_at at)
+{
+	struct overlay *ov = s->ov;
+	struct ov_fh fh;
+	uint64_t ino;
+
+	if (ov_fh_read(at, ov->xp, OV_X_ORIGIN, &fh) < 0 || fh.len < OV_FH_HEADER || !ov_fh_ino(&fh, &ino))
+		return;
+	for (unsigned n = 1; n < ov->nlayers + ov->ndata; n++) {
+		if (memcmp(ov->layers[n].uuid, ov_fh_uuid(&fh), sizeof(ov->layers[n].uuid)) == 0) {
+			s->f->ino = ov_make_ino(ov, &ov->layers[n], ino);
+			return;
+		}
+	}
+}
+
+/* Is the regular file AT a metacopy, and may we follow it? 1, 0, -errno. */
+static int check_metacopy(struct search *s, struct ov_at at, const struct statx *stx)
+{
+	struct ov_metacopy mc;
+	int r;
+
+	if (!S_ISREG(stx->stx_mode) || stx->stx_size == 0)
+		return 0; /* without data there is nothing to look for */
+	r = ov_metacopy_read(at, s->ov->xp, &mc);
+	if (r < 0 || !mc.present)
+		return r;
+	if (!s->ov->cfg.metacopy) {
+		ov_warn("refusing to follow the metacopy '%s': mount with metacopy=on", s->name);
+		return -EPERM;
+	}
+	return 1;
+}
+
+static int found_data(struct search *s, struct ov_rdir *base, const char *name)
+{
+	struct ov_lowerdata *data = calloc(1, sizeof(*data));
+
+	if (!data)
+		return -ENOMEM;
+	data->name = strdup(name);
+	if (!data->name) {
+		free(data);
+		return -ENOMEM;
+	}
+	data->dir = ov_rdir_ref(base);
+	s->f->data = data;
+	s->stop = true;
+	return 0;
+}
+
+static int visit_file(struct search *s, struct ov_rdir *base, int fd, const char *name, const struct statx *stx)
+{
+	struct ov_found *f = s->f;
+	struct ov_at at = ov_at_name(fd, name);
+	int r;
+
+	if (f->exists && !s->want_data) {
+		s->stop = true; /* a file below a directory ends the merge */
+		return 0;
+	}
+	if (s->want_data && !S_ISREG(stx->stx_mode)) {
+		s->stop = true;
+		return 0;
+	}
+	r = check_metacopy(s, at, stx);
+	if (r < 0)
+		return r;
+	if (s->want_data && r == 0)
+		return found_data(s, base, name);
+	if (!s->want_data) {
+		f->exists = true;
+		f->upper = base->layer->upper;
+		f->stx = *stx;
+		f->ino = ov_make_ino(s->ov, base->layer, stx->stx_ino);
+		f->rparent = ov_rdir_ref(base);
+		f->metacopy = r == 1;
+		if (s->redirect) {
+			f->rname = strdup(name);
+			if (!f->rname)
+				return -ENOMEM;
+		}
+		if (f->upper)
+			read_origin(s, at);
+	}
+	if (r == 0) {
+		s->stop = true;
+		return 0;
+	}
+	s->want_data = true;
+	return read_redirect(s, at);
+}
+
+/* Look into one directory of one layer. */
+static int visit(struct search *s, struct ov_rdir *base, const char *name, bool more)
+{
+	ov_cleanup_rfd struct ov_rfd d = ov_rfd_get(&s->ov->fds, base);
+	struct statx stx;
+	int r;
+
+	if (d.fd < 0)
+		return d.fd;
+	r = ov_probe(s->ov, base, d.fd, name, &stx);
+	if (r == 1) {
+		s->stop = true;
+		return 0;
+	}
+	if (r == -ENOENT) {
+		r = more ? ov_probe_oci_whiteout(base, d.fd, name) : 0;
+		if (r > 0)
+			s->stop = true;
+		return r < 0 ? r : 0;
+	}
+	if (r < 0)
+		return r;
+	if (S_ISDIR(stx.stx_mode))
+		return visit_dir(s, base, d.fd, name, &stx, more);
+	return visit_file(s, base, d.fd, name, &stx);
+}
+
+/*
+ * Follow the absolute redirect of S inside one layer, component by component; nothing but plain directories is walked, so it
+ * cannot leave the layer. 0 also where the path is not there.
+ */
+static int visit_absolute(struct search *s, struct ov_rdir *root, bool more)
+{
+	ov_cleanup_free char *path = strdup(s->redirect); /* reading a further redirect replaces it */
+	struct ov_rdir *dir = ov_rdir_ref(root);
+	const char *p = path;
+	char comp[NAME_MAX + 1];
+	int r = path ? 0 : -ENOMEM;
+
+	while (r == 0 && ov_redirect_next(&p, comp)) {
+		struct ov_rdir *child;
+		struct statx stx;
+
+		if (!*p) {
+			r = visit(s, dir, comp, more);
+			break;
+		}
+		ov_cleanup_rfd struct ov_rfd d = ov_rfd_get(&s->ov->fds, dir);
+
+		r = d.fd < 0 ? d.fd : ov_probe(s->ov, dir, d.fd, comp, &stx);
+		if (r == 1)
+			s->stop = true;
+		if (r == 1 || r == -ENOENT || (r == 0 && !S_ISDIR(stx.stx_mode))) {
+			r = 0;
+			break;
+		}
+		if (r < 0)
+			break;
+		child = ov_rdir_new(dir, dir->layer, comp);
+		if (!child) {
+			r = -ENOMEM;
+			break;
+		}
+		if (more && dir_is_opaque(s->ov, child, d.fd, comp) > 0)
+			s->stop = true;
+		ov_rfd_release(&d);
+		ov_rdir_unref(&s->ov->fds, dir);
+		dir = child;
+	}
+	ov_rdir_unref(&s->ov->fds, dir);
+	return r;
+}
+
+/* The data of a metacopy may also be in a data-only layer, reached by an absolute redirect alone. */
+static int search_data_layers(struct search *s)
+{
+	struct overlay *ov = s->ov;
+	int r = 0;
+
+	for (unsigned n = ov->nlayers; r == 0 && !s->stop && s->absolute && n < ov->nlayers + ov->ndata; n++)
+		r = visit_absolute(s, ov->roots[n], false);
+	return r;
+}
+
+static int search_layers(struct search *s, struct ov_inode *parent, unsigned first)
+{
+	struct overlay *ov = s->ov;
+	unsigned n = first;
+	int r = 0;
+
+	for (; r == 0 && !s->stop && !s->absolute && n < parent->nrdirs; n++)
+		r = visit(s, parent->rdirs[n], s->name, n + 1 < parent->nrdirs || s->want_data || ov->ndata);
+	if (r < 0 || s->stop || !s->absolute || n == 0)
+		return r;
+	/* an absolute redirect goes on in the layer below the one it was found in, from the root */
+	for (n = parent->rdirs[n - 1]->layer->index + 1; r == 0 && !s->stop && n < ov->nlayers; n++)
+		r = visit_absolute(s, ov->roots[n], n + 1 < ov->nlayers || ov->ndata);
+	return r;
+}
+
+int ov_search(struct overlay *ov, struct ov_inode *parent, const char *name, unsigned first, struct ov_found *f)
+{
+	struct search s = {.ov = ov, .f = f, .name = name};
+	int r;
+
+	memset(f, 0, sizeof(*f));
+	if (ov_inode_is(parent, OV_I_UNLINKED))
+		return 0;
+	if (ov_whiteout_is_oci_meta(name))
+		return 0; /* aufs bookkeeping, never an entry */
+	r = search_layers(&s, parent, first);
+	if (r == 0 && s.want_data && !s.stop)
+		r = search_data_layers(&s);
+	free(s.redirect);
+	if (r == 0 && f->metacopy && !f->data) {
+		ov_warn("metacopy '%s' has no data in any lower layer", name);
+		r = -EIO;
+	}
+	if (r < 0)
+		ov_found_clear(ov, f);
+	return r;
+}
+
+int ov_lower_has(struct overlay *ov, struct ov_inode *parent, const char *name)
+{
+	struct ov_found f;
+	int r;
+
+	if (!ov_inode_is(parent, OV_I_UPPER) || parent->nrdirs < 2)
+		return 0;
+	r = ov_search(ov, parent, name, 1, &f);
+	if (r == -EPERM || r == -EIO || r == -EINVAL)
+		return 1; /* something is there, though it cannot be followed */
+	if (r == 0)
+		r = f.exists;
+	ov_found_clear(ov, &f);
+	return r;
+}
+
+/* The identity under which other names of the same object find it; false: each name is an inode of its own. */
+static bool found_key(const struct overlay *ov, const struct ov_found *f, struct ov_key *key)
+{
+	if (S_ISDIR(f->stx.stx_mode) || f->stx.stx_nlink < 2)
+		return false;
+	/* lower aliases part at copy-up, as the next mount will show them; only a view that cannot change may join them */
+	if (!f->upper && ov->has_upper)
+		return false;
+	*key = (struct ov_key){.ino = f->stx.stx_ino, .fsid = f->rparent->layer->fsid, .upper = f->upper};
+	return true;
+}
+
+static struct ov_inode *inode_from_found(struct overlay *ov, struct ov_found *f)
+{
+	struct ov_inode *i = ov_inode_new(&ov->tab, f->stx.stx_mode);
+
+	if (!i)
+		return NULL;
+	i->ino = f->ino;
+	if (f->upper)
+		i->flags |= OV_I_UPPER;
+	if (ov_inode_isdir(i)) {
+		i->rdirs = ov_steal_ptr(f->rdirs);
+		i->nrdirs = (uint16_t)f->nrdirs;
+		f->nrdirs = 0;
+		return i;
+	}
+	i->rparent = ov_steal_ptr(f->rparent);
+	i->rname = ov_steal_ptr(f->rname);
+	i->data = ov_steal_ptr(f->data);
+	if (f->metacopy)
+		i->flags |= OV_I_METACOPY;
+	if (!f->upper && f->stx.stx_nlink > 1)
+		i->flags |= OV_I_LOWERLINKS;
+	return i;
+}
+
+int ov_instantiate(struct overlay *ov, struct ov_inode *parent, const char *name, struct ov_found *f, bool count,
+		   struct ov_inode **out)
+{
+	struct ov_itable *t = &ov->tab;
+	struct ov_inode *fresh = NULL, *i = NULL;
+	struct ov_dentry *d;
+	struct ov_key key;
+	bool keyed = found_key(ov, f, &key);
+	int r = 0;
+
+	if (keyed) {
+		pthread_mutex_lock(&t->lock);
+		i = ov_inode_find_key_locked(t, key);
+		if (i) {
+			r = ov_dentry_add_locked(t, parent, name, i, false);
+			if (r == 0 || r == -EEXIST) {
+				i->nlookup += count;
+				r = 0;
+			}
+		}
+		pthread_mutex_unlock(&t->lock);
+		if (i) {
+			*out = i;
+			return r;
+		}
+	}
+	fresh = inode_from_found(ov, f);
+	if (!fresh)
+		return -ENOMEM;
+	fresh->nlookup = count;
+	fresh->refs = 1;
+	ov_inode_insert(t, fresh); /* before its name can be seen: the nodeid must resolve */
+	pthread_mutex_lock(&t->lock);
+	d = ov_dentry_find_locked(t, parent, name);
+	i = d ? d->inode : (keyed ? ov_inode_find_key_locked(t, key) : NULL);
+	if (i) /* another thread (a listing beside a lookup) was faster */
+		i->nlookup += count;
+	if (!d)
+		r = ov_dentry_add_locked(t, parent, name, i ? i : fresh, !i);
+	if (i || r < 0)
+		fresh->nlookup = 0;
+	else if (keyed)
+		ov_inode_set_key_locked(t, fresh, key);
+	pthread_mutex_unlock(&t->lock);
+	*out = i ? i : fresh;
+	ov_inode_unref(t, fresh);
+	return r;
+}
+
+/* The inode that the daemon already knows under this name. */
+static int lookup_known(struct overlay *ov, struct ov_inode *parent, const char *name, bool count, struct ov_entry *out)
+{
+	struct ov_dentry *d;
+	struct ov_inode *i;
+	int r;
+
+	pthread_mutex_lock(&ov->tab.lock);
+	d = ov_dentry_find_locked(&ov->tab, parent, name);
+	i = d ? d->inode : NULL;
+	if (i)
+		i->nlookup += count;
+	pthread_mutex_unlock(&ov->tab.lock);
+	if (!i)
+		return 0;
+	r = ov_getattr_locked(ov, i, &out->attr);
+	if (r < 0) {
+		if (count)
+			ov_inode_forget(&ov->tab, i->nodeid, 1);
+		return r;
+	}
+	out->nodeid = i->nodeid;
+	return 1;
+}
+
+int ov_lookup_locked(struct overlay *ov, struct ov_inode *parent, const char *name, bool count, struct ov_entry *out)
+{
+	struct ov_inode *i;
+	struct ov_found f;
+	bool merged;
+	int r;
+
+	out->nodeid = 0;
+	if (!ov_inode_isdir(parent))
+		return -ENOTDIR;
+	r = lookup_known(ov, parent, name, count, out);
+	if (r)
+		return r < 0 ? r : 0;
+	r = ov_search(ov, parent, name, 0, &f);
+	if (r < 0 || !f.exists)
+		return r;
+	out->attr = f.stx;
+	merged = f.nrdirs > 1;
+	if (!count) {
+		ov_attr_to_view(ov, f.ino, merged, &out->attr);
+		ov_found_clear(ov, &f);
+		return 0;
+	}
+	r = ov_instantiate(ov, parent, name, &f, true, &i);
+	if (r == 0) {
+		if (i->data && ov_inode_is(i, OV_I_METACOPY))
+			r = ov_getattr_locked(ov, i, &out->attr); /* blocks are those of the data */
+		else
+			ov_attr_to_view(ov, i->ino, merged, &out->attr);
+		out->nodeid = i->nodeid;
+	}
+	ov_found_clear(ov, &f);
+	return r;
+}
+
+int ov_lookup(struct overlay *ov, struct ov_inode *parent, const char *name, struct ov_entry *out)
+{
+	OV_NS_READ(ov);
+	return ov_lookup_locked(ov, parent, name, true, out);
+}
+
+void ov_forget(struct overlay *ov, uint64_t nodeid, uint64_t n)
+{
+	ov_inode_forget(&ov->tab, nodeid, n);
+}

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef OV_OVERLAY_H
+#define OV_OVERLAY_H
+
+/*
+ * liboverlay: the overlay file system as a library, without FUSE. A front (ops.c, the tests) decodes requests, calls
+ * these with inodes found by nodeid, and replies. Every function returns 0 (or a count) or -errno, may be called from
+ * any thread, and takes the locks it needs itself (order: inode.h).
+ */
+
+#include <pthread.h>
+#include <stdint.h>
+#include <sys/statvfs.h>
+#include <sys/types.h>
+
+#include "inode.h"
+#include "layer.h"
+#include "ov_config.h"
+#include "sys/at.h"
+
+/* Who asks, in ids of the view. */
+struct ov_cred {
+	uid_t uid;
+	gid_t gid;
+	mode_t umask;
+};
+
+/* What a lookup or a creation hands to the front. NODEID 0: there is no such name. */
+struct ov_entry {
+	uint64_t nodeid;
+	struct statx attr; /* in terms of the view: mapped ids, st_ino of the overlay */
+};
+
+/* What ov_setattr() shall change. */
+enum {
+	OV_SET_MODE = 1 << 0,
+	OV_SET_UID = 1 << 1,
+	OV_SET_GID = 1 << 2,
+	OV_SET_SIZE = 1 << 3,
+	OV_SET_ATIME = 1 << 4,
+	OV_SET_MTIME = 1 << 5,
+	OV_SET_KILL_SUIDGID = 1 << 6, /* with SIZE: clear setuid, and setgid of group-executables */
+};
+
+struct ov_setattr {
+	unsigned valid;
+	mode_t mode;
+	uid_t uid;
+	gid_t gid;
+	off_t size;
+	struct timespec atime; /* as utimensat(2): UTIME_NOW allowed */
+	struct timespec mtime;
+};
+
+/* What the front does for the core. Any may be NULL. */
+struct ov_hooks {
+	void *arg;
+	/* The calling thread is about to do something slow: let another one serve requests. */
+	void (*will_block)(void *arg);
+	/* Attributes of NODEID changed although no request asked for it. */
+	void (*inval_attr)(void *arg, uint64_t nodeid);
+};
+
+struct overlay {
+	struct ov_config cfg; /* owned */
+	struct ov_layer *layers; /* uppermost first: the upper (if any), lowers, data-only lowers */
+	unsigned nlayers;        /* without data-only ones */
+	unsigned ndata;          /* data-only layers, at layers[nlayers] and on */
+	struct ov_rdir **roots;  /* root directory of each layer, data-only ones included */
+	struct ov_inode *root;
+	bool has_upper;          /* layers[0] is writable */
+	int work_fd;             /* workdir/work: temporaries */
+	int workdir_fd;          /* workdir itself */
+	int index_fd;            /* workdir/index, or -1 */
+	int xp;                  /* enum ov_xprefix written to and read from */
+	int whiteout_kind;       /* enum ov_whiteout_kind to write */
+	enum ov_override override; /* of the upper, where owner and mode are kept in xattrs */
+	bool can_exchange, can_rename_whiteout, can_tmpfile, can_link_tmpfile;
+	bool privileged;         /* ids can be given away (CAP_CHOWN) */
+	bool follow_redirect;
+	bool mapped;             /* some id mapping or squashing is on */
+	unsigned fsid_shift;     /* st_ino bits below the fs number; 64: one file system */
+	dev_t *fsdevs;           /* fs number -> st_dev */
+	unsigned nfs;
+	uid_t uid;               /* of the daemon */
+	gid_t gid;
+	uint64_t tmp_counter;    /* names of temporaries */
+	bool whiteout_shared;    /* work/ holds a whiteout to link from */
+	pthread_rwlock_t ns;
+	struct ov_fdcache fds;
+	struct ov_itable tab;
+	struct ov_hooks hooks;
+	pthread_mutex_t listings_lock;
+	struct ov_listing *listings; /* LRU list of listings, newest first */
+	size_t listing_bytes;
+	uint64_t copyups;
+};
+
+/* super.c */
+
+/*
+ * Open the layers and prepare workdir. MOUNTPOINT_FD (or -1) is where it will be mounted. On failure *OUT is NULL and one
+ * line that names the object and the remedy has been logged. CFG is copied in (moved: cleared in the caller).
+ */
+int ov_open(struct overlay **out, struct ov_config *cfg, int mountpoint_fd);
+void ov_close(struct overlay *ov);
+int ov_statfs(struct overlay *ov, struct statvfs *st);
+/* Flush what the upper's file system holds (syncfs). */
+int ov_sync(struct overlay *ov);
+
+static inline struct ov_inode *ov_inode_get(struct overlay *ov, uint64_t nodeid)
+{
+	return ov_inode_find(&ov->tab, nodeid);
+}
+
+/* namei.c */
+
+/* Look NAME up in PARENT. 0 with OUT->nodeid 0: no such name. The kernel's reference count goes up if found. */
+int ov_lookup(struct overlay *ov, struct ov_inode *parent, const char *name, struct ov_entry *out);
+void ov_forget(struct overlay *ov, uint64_t nodeid, uint64_t n);
+
+/* attr.c */
+int ov_getattr(struct overlay *ov, struct ov_inode *i, struct statx *out);
+int ov_setattr(struct overlay *ov, struct ov_inode *i, const struct ov_setattr *set, struct statx *out);
+ssize_t ov_readlink(struct overlay *ov, struct ov_inode *i, char *buf, size_t size);
+
+/* readdir.c */
+
+/*
+ * One entry of a listing. ENTRY->nodeid is 0 where no lookup was made. Returns false if the reply is full: the entry was not
+ * taken.
+ */
+typedef bool (*ov_filldir_t)(void *arg, const char *name, const struct ov_entry *entry, uint64_t next_off);
+/* Would an entry with this name still fit? Asked before the lookup of "plus". */
+typedef bool (*ov_fits_t)(void *arg, const char *name);
+
+/* Entries after cookie OFF (0: from the start). PLUS: look every entry up, which counts as a lookup. */
+int ov_readdir(struct overlay *ov, struct ov_inode *dir, uint64_t off, bool plus, ov_fits_t fits, ov_filldir_t fill,
+	       void *arg);
+
+/* dir.c, rename.c */
+int ov_mknod(struct overlay *ov, struct ov_inode *parent, const char *name, mode_t mode, dev_t rdev,
+	     const struct ov_cred *cred, struct ov_entry *out);
+int ov_mkdir(struct overlay *ov, struct ov_inode *parent, const char *name, mode_t mode, const struct ov_cred *cred,
+	     struct ov_entry *out);
+int ov_symlink(struct overlay *ov, struct ov_inode *parent, const char *name, const char *target,
+	       const struct ov_cred *cred, struct ov_entry *out);
+int ov_tmpfile(struct overlay *ov, struct ov_inode *parent, mode_t mode, const struct ov_cred *cred,
+	       struct ov_entry *out);
+int ov_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, const char *name, struct ov_entry *out);
+int ov_unlink(struct overlay *ov, struct ov_inode *parent, const char *name);
+int ov_rmdir(struct overlay *ov, struct ov_inode *parent, const char *name);
+int ov_rename(struct overlay *ov, struct ov_inode *olddir, const char *oldname, struct ov_inode *newdir,
+	      const char *newname, unsigned flags);
+
+/* file.c */
+ssize_t ov_read(struct overlay *ov, struct ov_inode *i, void *buf, size_t size, off_t off);
+/* KILL_SUIDGID: the writer may not keep setuid and setgid. */
+ssize_t ov_write(struct overlay *ov, struct ov_inode *i, const void *buf, size_t size, off_t off, bool kill_suidgid);
+int ov_fallocate(struct overlay *ov, struct ov_inode *i, int mode, off_t off, off_t len);
+off_t ov_lseek(struct overlay *ov, struct ov_inode *i, off_t off, int whence);
+ssize_t ov_copy_range(struct overlay *ov, struct ov_inode *in, off_t off_in, struct ov_inode *out, off_t off_out,
+		      size_t len);
+int ov_fsync_inode(struct overlay *ov, struct ov_inode *i, bool datasync);
+/* FS_IOC_GETFLAGS and the like: IN_SIZE bytes at IN, at most *OUT_SIZE bytes of answer into OUT. */
+int ov_ioctl(struct overlay *ov, struct ov_inode *i, unsigned cmd, const void *in, size_t in_size, void *out,
+	     size_t *out_size);
+
+/* xattr.c: names as the view knows them; SIZE 0 asks for the length. */
+ssize_t ov_getxattr(struct overlay *ov, struct ov_inode *i, const char *name, void *value, size_t size);
+/* TRUSTED: the caller may see trusted.* names. */
+ssize_t ov_listxattr(struct overlay *ov, struct ov_inode *i, bool trusted, char *list, size_t size);
+/* KILL_SGID: an ACL set by one who may not keep the setgid bit. */
+int ov_setxattr(struct overlay *ov, struct ov_inode *i, const char *name, const void *value, size_t size, int flags,
+		bool kill_sgid);
+int ov_removexattr(struct overlay *ov, struct ov_inode *i, const char *name);
+
+#endif

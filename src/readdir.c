@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/* Directory listings of the merged view. */
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/syscall.h>
+
+#include "core.h"
+#include "format/whiteout.h"
+#include "listing.h"
+
+#define GETDENTS_BUF (64 * 1024)
+#define LISTINGS_MAX (32u << 20) /* bytes of listings kept; the oldest go first */
+
+struct linux_dirent64 {
+	uint64_t d_ino;
+	int64_t d_off;
+	uint16_t d_reclen;
+	uint8_t d_type;
+	char d_name[];
+};
+
+/* Called for each name of a real directory. HIDDEN: NAME is hidden by a whiteout. Nonzero ends the scan. */
+typedef int (*scan_cb)(void *arg, const char *name, unsigned type, bool hidden);
+
+static int scan_special(struct overlay *ov, struct ov_rdir *d, int fd, const char *name, unsigned type, scan_cb cb,
+			void *arg, bool *has_wh)
+{
+	const char *hidden = NULL;
+	struct statx stx;
+	int r;
+
+	if (ov_whiteout_is_oci_meta(name)) {
+		*has_wh = true;
+		return 0;
+	}
+	if (ov_whiteout_oci_parse(name, &hidden)) {
+		*has_wh = true;
+		if (type == DT_REG || type == DT_UNKNOWN) {
+			r = ov_at_statx(ov_at_name(fd, name), STATX_BASIC_STATS, &stx);
+			if (r == 0)
+				r = ov_whiteout_oci_is_real(ov_at_name(fd, name), &stx);
+			if (r > 0)
+				return *hidden ? cb(arg, hidden, DT_UNKNOWN, true) : 0;
+			if (r < 0 && r != -ENOENT)
+				return r;
+		}
+	}
+	r = ov_probe(ov, d, fd, name, &stx);
+	if (r == -ENOENT)
+		return 0;
+	if (r < 0) { /* it is there, but cannot be looked at: the lookup will tell */
+		return cb(arg, name, type, false);
+	}
+	return cb(arg, name, IFTODT(stx.stx_mode), r == 1);
+}
+
+/* Must this entry be looked at before we know what it is? */
+static bool is_special(const struct overlay *ov, const struct ov_rdir *d, const char *name, unsigned type)
+{
+	enum ov_override kind = d->layer->upper ? ov->override : d->layer->override;
+
+	return type == DT_CHR || type == DT_UNKNOWN || (type == DT_REG && (d->layer->has_xwhiteouts || kind)) ||
+	       ov_whiteout_oci_parse(name, NULL) || ov_whiteout_is_oci_meta(name);
+}
+
+/*
+ * All names of the real directory D. Whiteouts of kind OCI are told in a first pass over the same entries, since ".wh.x" hides
+ * what is below only, never "x" beside it: the caller's first-come rule needs objects before hidden names.
+ */
+static int scan_real(struct overlay *ov, struct ov_rdir *d, scan_cb cb, void *arg)
+{
+	ov_cleanup_rfd struct ov_rfd f = ov_rfd_get(&ov->fds, d);
+	ov_cleanup_free char *buf = NULL;
+	ov_cleanup_fd int fd = -1;
+	bool has_wh = false;
+	int r = 0;
+
+	if (f.fd < 0)
+		return f.fd;
+	buf = malloc(GETDENTS_BUF);
+	if (!buf)
+		return -ENOMEM;
+	/* an open file of its own: the cached fd's position is shared */
+	fd = openat(f.fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	for (int pass = 0; pass < 2 && r == 0; pass++) {
+		long n;
+
+		if (pass == 1 && (!has_wh || lseek(fd, 0, SEEK_SET) < 0))
+			break;
+		while (r == 0 && (n = syscall(SYS_getdents64, fd, buf, GETDENTS_BUF)) != 0) {
+			if (n < 0)
+				return -errno;
+			for (long pos = 0; r == 0 && pos < n;) {
+				struct linux_dirent64 *de = (void *)(buf + pos);
+				bool oci;
+
+				pos += de->d_reclen;
+				if (strcmp(de->d_name, ".") == 0 || strcmp(de->d_name, "..") == 0)
+					continue;
+				oci = ov_whiteout_oci_parse(de->d_name, NULL);
+				if (oci != (pass == 1)) {
+					has_wh |= oci;
+					continue;
+				}
+				if (is_special(ov, d, de->d_name, de->d_type))
+					r = scan_special(ov, d, f.fd, de->d_name, de->d_type, cb, arg, &has_wh);
+				else
+					r = cb(arg, de->d_name, de->d_type, false);
+			}
+		}
+	}
+	if (r == 0) { /* a whole scan: later lookups need not ask for OCI whiteouts */
+		uint8_t unknown = OV_WH_UNKNOWN;
+
+		__atomic_compare_exchange_n(&d->wh, &unknown, has_wh ? OV_WH_SOME : OV_WH_NONE, false, __ATOMIC_RELAXED,
+					    __ATOMIC_RELAXED);
+	}
+	return r;
+}
+
+static int put_name(void *arg, const char *name, unsigned type, bool hidden)
+{
+	return ov_listing_put(arg, name, type, hidden);
+}
+
+static void listing_unlink(struct overlay *ov, struct ov_listing *l)
+{
+	if (l->prev)
+		l->prev->next = l->next;
+	else if (ov->listings == l)
+		ov->listings = l->next;
+	if (l->next)
+		l->next->prev = l->prev;
+	l->prev = l->next = NULL;
+}
+
+/* Take the listing away from DIR. ov->listings_lock held. */
+static void forget_listing(struct overlay *ov, struct ov_inode *dir)
+{
+	struct ov_listing *l = dir->listing;
+
+	if (!l)
+		return;
+	dir->listing = NULL;
+	l->owner = NULL;
+	listing_unlink(ov, l);
+	ov->listing_bytes -= ov_listing_size(l) < ov->listing_bytes ? ov_listing_size(l) : ov->listing_bytes;
+	ov_listing_unref(l);
+}
+
+void ov_listing_drop(struct overlay *ov, struct ov_inode *dir)
+{
+	pthread_mutex_lock(&ov->listings_lock);
+	forget_listing(ov, dir);
+	pthread_mutex_unlock(&ov->listings_lock);
+}
+
+/* The listing that DIR has now, referenced; or NULL. */
+static struct ov_listing *listing_get(struct overlay *ov, struct ov_inode *dir)
+{
+	struct ov_listing *l;
+
+	pthread_mutex_lock(&ov->listings_lock);
+	l = dir->listing ? ov_listing_ref(dir->listing) : NULL;
+	pthread_mutex_unlock(&ov->listings_lock);
+	return l;
+}
+
+/* Give L (referenced for the caller, too) to DIR; if another thread was faster its listing is used. */
+static struct ov_listing *listing_set(struct overlay *ov, struct ov_inode *dir, struct ov_listing *l)
+{
+	struct ov_listing *old;
+
+	pthread_mutex_lock(&ov->listings_lock);
+	if (dir->listing) {
+		old = ov_listing_ref(dir->listing);
+		pthread_mutex_unlock(&ov->listings_lock);
+		ov_listing_unref(l);
+		return old;
+	}
+	dir->listing = ov_listing_ref(l);
+	l->owner = dir;
+	l->next = ov->listings;
+	if (l->next)
+		l->next->prev = l;
+	ov->listings = l;
+	ov->listing_bytes += ov_listing_size(l);
+	while (ov->listing_bytes > LISTINGS_MAX && l->next) {
+		struct ov_listing *last = l->next;
+
+		while (last->next)
+			last = last->next;
+		forget_listing(ov, last->owner);
+	}
+	pthread_mutex_unlock(&ov->listings_lock);
+	return l;
+}
+
+static int build_listing(struct overlay *ov, struct ov_inode *dir, struct ov_listing **out)
+{
+	struct ov_listing *l = ov_listing_new();
+	int r = l ? 0 : -ENOMEM;
+
+	for (unsigned n = 0; r == 0 && n < dir->nrdirs && !ov_inode_is(dir, OV_I_UNLINKED); n++)
+		r = scan_real(ov, dir->rdirs[n], put_name, l);
+	if (r == 0)
+		r = ov_listing_seal(l);
+	if (r < 0) {
+		ov_listing_unref(l);
+		return r;
+	}
+	*out = listing_set(ov, dir, l);
+	return 0;
+}
+
+void ov_listing_add(struct overlay *ov, struct ov_inode *dir, const char *name, unsigned type)
+{
+	struct ov_listing *l = listing_get(ov, dir);
+
+	if (!l)
+		return;
+	if (ov_listing_insert(l, name, IFTODT(type & S_IFMT)) < 0)
+		ov_listing_drop(ov, dir);
+	ov_listing_unref(l);
+}
+
+void ov_listing_del(struct overlay *ov, struct ov_inode *dir, const char *name)
+{
+	struct ov_listing *l = listing_get(ov, dir);
+
+	if (!l)
+		return;
+	ov_listing_remove(l, name);
+	ov_listing_unref(l);
+}
+
+/* ---- emptiness ---- */
+
+struct empty_check {
+	struct ov_listing *seen;
+	bool last;
+	bool found;
+};
+
+static int check_name_seen(void *arg, const char *name, unsigned type, bool hidden)
+{
+	struct empty_check *c = arg;
+	size_t before = c->seen->n;
+	int r = ov_listing_put(c->seen, name, type, hidden);
+
+	if (r < 0)
+		return r;
+	if (!hidden && c->seen->n > before) { /* not hidden by a higher layer */
+		c->found = true;
+		return 1;
+	}
+	return 0;
+}
+
+int ov_dir_is_empty(struct overlay *ov, struct ov_inode *dir)
+{
+	struct empty_check c = {.seen = ov_listing_new()};
+	int r = c.seen ? 0 : -ENOMEM;
+
+	for (unsigned n = 0; r == 0 && n < dir->nrdirs; n++)
+		r = scan_real(ov, dir->rdirs[n], check_name_seen, &c);
+	ov_listing_unref(c.seen);
+	return r < 0 ? r : !c.found;
+}
+
+/* ---- reading ---- */
+
+struct reader {
+	struct overlay *ov;
+	struct ov_inode *dir;
+	bool plus;
+	ov_fits_t fits;
+	ov_filldir_t fill;
+	void *arg;
+};
+
+/* "." or "..": false if the reply is full. */
+static bool emit_dot(struct reader *rd, const char *name, uint64_t cookie)
+{
+	struct ov_inode *i = rd->dir;
+	struct ov_entry entry = {0};
+
+	if (cookie == OV_COOKIE_DOTDOT && i->names)
+		i = i->names->parent;
+	entry.attr.stx_ino = i->ino;
+	entry.attr.stx_mode = S_IFDIR;
+	return !rd->fits(rd->arg, name) ? false : rd->fill(rd->arg, name, &entry, cookie);
+}
+
+/* One name: 0 taken or passed over, 1 full, -errno. */
+static int emit(struct reader *rd, const char *name, unsigned type, uint64_t cookie)
+{
+	struct ov_entry entry = {0};
+	int r;
+
+	if (!rd->fits(rd->arg, name))
+		return 1;
+	r = ov_lookup_locked(rd->ov, rd->dir, name, rd->plus, &entry);
+	if (r == -ENOENT || (r == 0 && !entry.nodeid && !entry.attr.stx_mode))
+		return 0; /* went meanwhile */
+	if (r < 0) { /* cannot be looked up: still a name; the error comes when it is used */
+		entry = (struct ov_entry){0};
+		entry.attr.stx_mode = (uint16_t)DTTOIF(type);
+		entry.attr.stx_ino = cookie;
+	}
+	if (rd->fill(rd->arg, name, &entry, cookie))
+		return 0;
+	if (entry.nodeid && rd->plus)
+		ov_inode_forget(&rd->ov->tab, entry.nodeid, 1);
+	return 1;
+}
+
+int ov_readdir(struct overlay *ov, struct ov_inode *dir, uint64_t off, bool plus, ov_fits_t fits, ov_filldir_t fill,
+	       void *arg)
+{
+	struct reader rd = {.ov = ov, .dir = dir, .plus = plus, .fits = fits, .fill = fill, .arg = arg};
+	struct ov_listing *l;
+	int r = 0;
+
+	if (!ov_inode_isdir(dir))
+		return -ENOTDIR;
+	OV_NS_READ(ov);
+	if (off < OV_COOKIE_DOT && !emit_dot(&rd, ".", OV_COOKIE_DOT))
+		return 0;
+	if (off < OV_COOKIE_DOTDOT && !emit_dot(&rd, "..", OV_COOKIE_DOTDOT))
+		return 0;
+	l = listing_get(ov, dir);
+	if (!l) {
+		r = build_listing(ov, dir, &l);
+		if (r < 0)
+			return r;
+	}
+	pthread_mutex_lock(&l->lock);
+	for (size_t n = ov_listing_after(l, off); r == 0 && n < l->n; n++)
+		if (!l->e[n].gone)
+			r = emit(&rd, l->names + l->e[n].name, l->e[n].type, l->e[n].cookie);
+	pthread_mutex_unlock(&l->lock);
+	if (r == 0) /* read to the end: the kernel keeps it from here on */
+		ov_listing_drop(ov, dir);
+	ov_listing_unref(l);
+	return r < 0 ? r : 0;
+}

@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/* rename(2) with all its flags. The change on disk is one renameat2 wherever the file system below allows. */
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core.h"
+#include "format/index.h"
+#include "format/metacopy.h"
+#include "format/opaque.h"
+#include "format/redirect.h"
+#include "format/whiteout.h"
+#include "sys/io.h"
+
+/* One side of a rename. */
+struct side {
+	struct ov_inode *dir;
+	const char *name;
+	struct ov_inode *i;   /* what the name leads to, or NULL */
+	uint64_t nodeid;      /* looked up: to be forgotten */
+	struct ov_rfd fd;     /* upper directory, pinned */
+	int lower;            /* a lower has the name in view */
+	bool upper;           /* the upper has an object under the name */
+	bool whiteout;        /* the upper has a whiteout there */
+};
+
+static bool has_lower_part(const struct ov_inode *i)
+{
+	return ov_inode_isdir(i) && (i->nrdirs > 1 || !ov_inode_is(i, OV_I_UPPER));
+}
+
+static int look(struct overlay *ov, struct side *s)
+{
+	OV_NS_READ(ov);
+	struct ov_entry entry;
+	int r = ov_lookup_locked(ov, s->dir, s->name, true, &entry);
+
+	if (r < 0 || !entry.nodeid)
+		return r;
+	s->nodeid = entry.nodeid;
+	s->i = ov_inode_find(&ov->tab, entry.nodeid);
+	return 0;
+}
+
+/* May this object be moved at all? A directory with a lower part needs a redirect. */
+static int check_movable(const struct overlay *ov, const struct ov_inode *i)
+{
+	return has_lower_part(i) && ov->cfg.redirect != OV_REDIRECT_ON ? -EXDEV : 0;
+}
+
+/* Checks that need no lock, and everything that has to be in the upper first. */
+static int prepare(struct overlay *ov, struct side *old, struct side *new, unsigned flags)
+{
+	int r = look(ov, old);
+
+	if (r == 0 && !old->i)
+		r = -ENOENT;
+	if (r == 0)
+		r = look(ov, new);
+	if (r < 0)
+		return r;
+	if (new->i && (flags & RENAME_NOREPLACE))
+		return -EEXIST;
+	if ((flags & RENAME_EXCHANGE) && !new->i)
+		return -ENOENT;
+	if (new->i && !(flags & RENAME_EXCHANGE)) {
+		if (ov_inode_isdir(old->i) && !ov_inode_isdir(new->i))
+			return -ENOTDIR;
+		if (!ov_inode_isdir(old->i) && ov_inode_isdir(new->i))
+			return -EISDIR;
+	}
+	r = check_movable(ov, old->i);
+	if (r == 0 && (flags & RENAME_EXCHANGE))
+		r = check_movable(ov, new->i);
+	if (r == 0)
+		r = ov_copy_up(ov, old->dir, 0, 0);
+	if (r == 0)
+		r = ov_copy_up(ov, old->i, 0, 0);
+	if (r == 0)
+		r = ov_copy_up(ov, new->dir, 0, 0);
+	if (r == 0 && (flags & RENAME_EXCHANGE))
+		r = ov_copy_up(ov, new->i, 0, 0);
+	return r;
+}
+
+/* What is on disk at this side. Namespace lock held for writing. */
+static int inspect(struct overlay *ov, struct side *s)
+{
+	struct statx stx;
+	int r;
+
+	s->fd = ov_rfd_get(&ov->fds, ov_upper_rdir(s->dir));
+	if (s->fd.fd < 0)
+		return s->fd.fd;
+	s->lower = ov_lower_has(ov, s->dir, s->name);
+	if (s->lower < 0)
+		return s->lower;
+	r = ov_probe(ov, ov_upper_rdir(s->dir), s->fd.fd, s->name, &stx);
+	s->upper = r == 0;
+	s->whiteout = r == 1;
+	return r < 0 && r != -ENOENT ? r : 0;
+}
+
+/* Is the directory's lower part found by its plain name among the lowers of PARENT? Then a relative redirect does. */
+static bool relative_works(const struct ov_inode *dir, const struct ov_inode *parent)
+{
+	for (unsigned n = 0; n < parent->nrdirs; n++)
+		if (parent->rdirs[n] == dir->rdirs[1]->parent)
+			return true;
+	return false;
+}
+
+static int set_redirect(struct overlay *ov, struct side *from, struct ov_inode *to_dir)
+{
+	const struct ov_inode *i = from->i;
+	char path[PATH_MAX];
+	const char *value;
+	int r;
+
+	if (from->dir == to_dir && relative_works(i, to_dir))
+		value = i->rdirs[1]->name;
+	else
+		value = ov_rdir_path(i->rdirs[1], path, sizeof(path));
+	r = ov_redirect_write(ov_at_name(from->fd.fd, from->name), ov->xp, value);
+	if (r < 0) {
+		ov_warn("cannot set redirect '%s': %s; the directory must be copied", value, strerror(-r));
+		return -EXDEV;
+	}
+	return 0;
+}
+
+/* Where a metacopy is moved, its data must be found by an absolute path from then on. */
+static int set_file_redirect(struct overlay *ov, struct side *from)
+{
+	char path[PATH_MAX];
+	const char *dir = ov_rdir_path(from->i->data->dir, path, sizeof(path));
+	char value[PATH_MAX];
+	int n = snprintf(value, sizeof(value), "%s%s%s", dir, dir[1] ? "/" : "", from->i->data->name);
+
+	if (n < 0 || (size_t)n >= sizeof(value))
+		return -EXDEV;
+	return ov_redirect_write(ov_at_name(from->fd.fd, from->name), ov->xp, value);
+}
+
+/* Marks that the moved object needs so that it reads the same in its new place. */
+static int mark_moved(struct overlay *ov, struct side *from, const struct side *to)
+{
+	struct ov_at at = ov_at_name(from->fd.fd, from->name);
+	int r;
+
+	if (ov_inode_isdir(from->i)) {
+		if (has_lower_part(from->i))
+			return set_redirect(ov, from, to->dir);
+		r = to->lower ? 1 : ov_probe_oci_whiteout(ov_upper_rdir(to->dir), to->fd.fd, to->name);
+		return r > 0 ? ov_opaque_write(at, ov->xp, false) : r;
+	}
+	if (ov_inode_is(from->i, OV_I_METACOPY) && from->i->data) {
+		r = set_file_redirect(ov, from);
+		if (r < 0)
+			return r;
+	}
+	if (S_ISREG(from->i->type) && ov_whiteout_oci_parse(to->name, NULL))
+		return ov_whiteout_mark_plain(at, ov->xp);
+	return 0;
+}
+
+static int mark_impure(struct overlay *ov, struct side *from, struct side *to)
+{
+	int r;
+
+	if (from->dir == to->dir || ov_inode_is(to->dir, OV_I_IMPURE))
+		return 0;
+	if (!has_lower_part(from->i) && ov_impure_read(ov_at_fd(from->fd.fd), ov->xp) <= 0)
+		return 0;
+	r = ov_impure_write(ov_at_fd(to->fd.fd), ov->xp);
+	if (r == 0)
+		ov_inode_set(to->dir, OV_I_IMPURE);
+	return r == -EOPNOTSUPP || r == -EPERM ? 0 : r;
+}
+
+/*
+ * Empty the target directory of whiteouts, so that it can be replaced. It is made opaque first: at each step it reads as
+ * the empty directory that it was.
+ */
+static int clear_target_dir(struct overlay *ov, struct side *new)
+{
+	struct ov_at at = ov_at_name(new->fd.fd, new->name);
+	struct dirent *de;
+	DIR *dir;
+	int fd, r;
+
+	r = ov_dir_is_empty(ov, new->i);
+	if (r <= 0)
+		return r < 0 ? r : -ENOTEMPTY;
+	if (!new->upper)
+		return 0;
+	if (new->lower) {
+		r = ov_opaque_write(at, ov->xp, false);
+		if (r < 0)
+			return r;
+	}
+	fd = ov_at_open(at, O_RDONLY | O_DIRECTORY, 0);
+	if (fd < 0)
+		return fd;
+	dir = fdopendir(fd);
+	if (!dir) {
+		close(fd);
+		return -ENOMEM;
+	}
+	while ((de = readdir(dir)))
+		if (strcmp(de->d_name, ".") != 0 && strcmp(de->d_name, "..") != 0)
+			ov_cleanup_tree(fd, de->d_name, 1);
+	closedir(dir);
+	return 0;
+}
+
+static int move_with_whiteout(struct overlay *ov, struct side *old, struct side *new)
+{
+	struct ov_rdir *rdir = ov_upper_rdir(old->dir);
+	int r = -EINVAL;
+
+	if (ov->whiteout_kind == OV_WH_OCI) { /* it hides the layers below only: the old view still */
+		r = ov_place_whiteout(ov, rdir, old->fd.fd, old->name);
+		return r < 0 ? r : ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0);
+	}
+	if (ov->whiteout_kind == OV_WH_CHAR && ov->can_rename_whiteout)
+		r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, RENAME_WHITEOUT);
+	if (r != -EINVAL && r != -EPERM)
+		return r;
+	/* two steps: a crash between them leaves both names, never none */
+	r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0);
+	return r < 0 ? r : ov_place_whiteout(ov, rdir, old->fd.fd, old->name);
+}
+
+static int move_on_disk(struct overlay *ov, struct side *old, struct side *new)
+{
+	bool dir = ov_inode_isdir(old->i);
+	int r;
+
+	if (dir && new->whiteout) {
+		if (!ov->can_exchange) {
+			if (unlinkat(new->fd.fd, new->name, 0) < 0)
+				return -errno;
+		} else {
+			/* the whiteout goes to the old place, where it stays if it is needed */
+			r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, RENAME_EXCHANGE);
+			if (r == 0 && !old->lower && unlinkat(old->fd.fd, old->name, 0) < 0)
+				ov_warn("a spare whiteout '%s' stays: %s", old->name, strerror(errno));
+			return r;
+		}
+	}
+	if (old->lower)
+		return move_with_whiteout(ov, old, new);
+	return ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0);
+}
+
+/* The inode's place in memory follows. WAS_FIRST: it was reached through the moved name. */
+static int move_inode(struct overlay *ov, struct ov_inode *i, struct ov_inode *dir, const char *name, bool was_first)
+{
+	struct ov_rdir *old;
+
+	if (ov_inode_isdir(i)) {
+		ov_listing_drop(ov, i); /* its ".." */
+		return ov_rdir_move(&ov->fds, i->rdirs[0], ov_upper_rdir(dir), name);
+	}
+	if (!was_first || i->rname)
+		return 0;
+	old = i->rparent;
+	i->rparent = ov_rdir_ref(ov_upper_rdir(dir));
+	ov_rdir_unref(&ov->fds, old);
+	return 0;
+}
+
+/* Take the name off; true if the inode was reached through it. */
+static bool unname(struct overlay *ov, struct side *s)
+{
+	struct ov_dentry *d;
+	bool first = false;
+
+	pthread_mutex_lock(&ov->tab.lock);
+	d = ov_dentry_find_locked(&ov->tab, s->dir, s->name);
+	if (d) {
+		first = d->inode->names == d;
+		ov_dentry_del_locked(&ov->tab, d);
+	}
+	pthread_mutex_unlock(&ov->tab.lock);
+	ov_listing_del(ov, s->dir, s->name);
+	return first;
+}
+
+static int rename_to(struct overlay *ov, struct ov_inode *i, struct side *to, bool first)
+{
+	int r;
+
+	pthread_mutex_lock(&ov->tab.lock);
+	r = ov_dentry_add_locked(&ov->tab, to->dir, to->name, i, first);
+	pthread_mutex_unlock(&ov->tab.lock);
+	ov_listing_add(ov, to->dir, to->name, i->type);
+	return r < 0 ? r : move_inode(ov, i, to->dir, to->name, first);
+}
+
+/* Namespace lock held for writing, both sides in the upper. */
+static int replace(struct overlay *ov, struct side *old, struct side *new)
+{
+	bool last = false, first;
+	int r = 0;
+
+	if (new->i && ov_inode_isdir(new->i))
+		r = clear_target_dir(ov, new);
+	if (r == 0 && new->i) {
+		pthread_mutex_lock(&ov->tab.lock);
+		last = !new->i->names || !new->i->names->alias_next;
+		pthread_mutex_unlock(&ov->tab.lock);
+		if (last)
+			r = ov_keep_open(ov, new->i);
+	}
+	if (r == 0)
+		r = mark_moved(ov, old, new);
+	if (r == 0)
+		r = mark_impure(ov, old, new);
+	if (r == 0)
+		r = move_on_disk(ov, old, new);
+	if (r < 0)
+		return r;
+	if (new->i)
+		ov_name_gone(ov, new->dir, new->name);
+	first = unname(ov, old);
+	return rename_to(ov, old->i, new, first);
+}
+
+static int exchange(struct overlay *ov, struct side *old, struct side *new)
+{
+	bool first_old, first_new;
+	int r;
+
+	if (!ov->can_exchange)
+		return -EINVAL;
+	r = mark_moved(ov, old, new);
+	if (r == 0)
+		r = mark_moved(ov, new, old);
+	if (r == 0)
+		r = mark_impure(ov, old, new);
+	if (r == 0)
+		r = mark_impure(ov, new, old);
+	if (r == 0)
+		r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, RENAME_EXCHANGE);
+	if (r < 0)
+		return r;
+	first_old = unname(ov, old);
+	first_new = unname(ov, new);
+	r = rename_to(ov, old->i, new, first_old);
+	if (r == 0)
+		r = rename_to(ov, new->i, old, first_new);
+	return r;
+}
+
+int ov_rename(struct overlay *ov, struct ov_inode *olddir, const char *oldname, struct ov_inode *newdir,
+	      const char *newname, unsigned flags)
+{
+	struct side old = {.dir = olddir, .name = oldname, .fd = {.fd = -1}};
+	struct side new = {.dir = newdir, .name = newname, .fd = {.fd = -1}};
+	int r = ov_want_write(ov);
+
+	if (r < 0)
+		return r;
+	if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE)) ||
+	    (flags & (RENAME_NOREPLACE | RENAME_EXCHANGE)) == (RENAME_NOREPLACE | RENAME_EXCHANGE))
+		return -EINVAL;
+	if (!ov_inode_isdir(olddir) || !ov_inode_isdir(newdir))
+		return -ENOTDIR;
+	if (ov_inode_is(newdir, OV_I_UNLINKED))
+		return -ENOENT;
+	if (ov_whiteout_is_oci_meta(newname))
+		return -EINVAL;
+	r = prepare(ov, &old, &new, flags);
+	if (r == 0 && old.i != new.i) {
+		OV_NS_WRITE(ov);
+		r = inspect(ov, &old);
+		if (r == 0)
+			r = inspect(ov, &new);
+		if (r == 0 && !old.upper)
+			r = -ENOENT;
+		if (r == 0)
+			r = flags & RENAME_EXCHANGE ? exchange(ov, &old, &new) : replace(ov, &old, &new);
+		ov_rfd_release(&old.fd);
+		ov_rfd_release(&new.fd);
+	}
+	if (old.nodeid)
+		ov_inode_forget(&ov->tab, old.nodeid, 1);
+	if (new.nodeid)
+		ov_inode_forget(&ov->tab, new.nodeid, 1);
+	return r;
+}

@@ -1,0 +1,507 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/* Opening and closing an overlay: layers, checks, workdir, and what the upper's file system can do. */
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/statvfs.h>
+
+#include "core.h"
+#include "format/index.h"
+#include "format/opaque.h"
+#include "format/whiteout.h"
+#include "format/xattr_names.h"
+#include "sys/io.h"
+
+#define FDS_RESERVED 64   /* for layers apart, the device, pipes, copies in flight */
+#define FDS_CACHED_MAX 8192
+#define XINO_SHIFT 48     /* st_ino bits left to each file system when there are several */
+
+/* ---- layers ---- */
+
+static int open_one(struct overlay *ov, unsigned n, const char *path, bool upper, const char *what)
+{
+	struct ov_layer *l = &ov->layers[n];
+	int r = ov_layer_open(l, path, upper);
+
+	l->index = n;
+	if (r == -ENOENT)
+		ov_error("%s '%s' does not exist: create it or correct the path", what, path);
+	else if (r == -ENOTDIR)
+		ov_error("%s '%s' is not a directory", what, path);
+	else if (r < 0)
+		ov_error("cannot open %s '%s': %s", what, path, strerror(-r));
+	return r;
+}
+
+static int open_layers(struct overlay *ov)
+{
+	const struct ov_config *c = &ov->cfg;
+	unsigned total = (unsigned)c->nlower + (c->upper ? 1 : 0);
+	unsigned n = 0;
+	int r;
+
+	ov->layers = calloc(total, sizeof(*ov->layers));
+	ov->roots = calloc(total, sizeof(struct ov_rdir *));
+	ov->fsdevs = calloc(total, sizeof(*ov->fsdevs));
+	if (!ov->layers || !ov->roots || !ov->fsdevs)
+		return -ENOMEM;
+	for (unsigned k = 0; k < total; k++)
+		ov->layers[k].root_fd = ov->layers[k].tree_fd = -1;
+	ov->ndata = (unsigned)c->ndata;
+	ov->nlayers = total - ov->ndata;
+	if (c->upper) {
+		r = open_one(ov, n++, c->upper, true, "upperdir");
+		if (r < 0)
+			return r;
+		ov->has_upper = true;
+	}
+	for (size_t k = 0; k < c->nlower; k++, n++) {
+		r = open_one(ov, n, c->lower[k], false, "lowerdir");
+		if (r < 0)
+			return r;
+		ov->layers[n].data_only = n >= ov->nlayers;
+	}
+	for (n = 0; n < total; n++) {
+		ov->roots[n] = ov_rdir_new(NULL, &ov->layers[n], NULL);
+		if (!ov->roots[n])
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+/* Number the file systems; with more than one the number goes into the high bits of st_ino. */
+static void number_file_systems(struct overlay *ov)
+{
+	for (unsigned n = 0; n < ov->nlayers + ov->ndata; n++) {
+		unsigned k = 0;
+
+		while (k < ov->nfs && ov->fsdevs[k] != ov->layers[n].dev)
+			k++;
+		if (k == ov->nfs)
+			ov->fsdevs[ov->nfs++] = ov->layers[n].dev;
+		ov->layers[n].fsid = k;
+	}
+	ov->fsid_shift = ov->nfs > 1 ? XINO_SHIFT : 64;
+}
+
+static int check_overlap(struct overlay *ov)
+{
+	const struct ov_layer *u = &ov->layers[0];
+	struct statx work;
+	int r;
+
+	if (!ov->has_upper)
+		return 0;
+	r = ov_at_statx(ov_at_fd(ov->workdir_fd), STATX_BASIC_STATS, &work);
+	if (r < 0)
+		return r;
+	if ((((dev_t)work.stx_dev_major << 32) | work.stx_dev_minor) != u->dev) {
+		ov_error("workdir '%s' is not on the same file system as upperdir '%s': put them side by side",
+			 ov->cfg.work, u->path);
+		return -EXDEV;
+	}
+	r = ov_dir_is_inside(ov->workdir_fd, u->dev, u->root_ino);
+	if (r == 0)
+		r = ov_dir_is_inside(u->root_fd, u->dev, work.stx_ino);
+	if (r > 0) {
+		ov_error("upperdir '%s' and workdir '%s' lie inside one another: use separate directories", u->path,
+			 ov->cfg.work);
+		return -EINVAL;
+	}
+	for (unsigned n = 1; r >= 0 && n < ov->nlayers + ov->ndata; n++) {
+		int fd = ov->layers[n].root_fd;
+		ov_cleanup_fd int plain = -1;
+
+		if (ov->layers[n].dev != u->dev)
+			continue;
+		/* the clone ends at the layer's root: walk up from the real path */
+		plain = open(ov->layers[n].path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		if (plain >= 0)
+			fd = plain;
+		r = ov_dir_is_inside(fd, u->dev, u->root_ino);
+		if (r == 0)
+			r = ov_dir_is_inside(fd, u->dev, work.stx_ino);
+		if (r > 0) {
+			ov_error("lowerdir '%s' lies inside upperdir '%s' or workdir: it would change under the mount",
+				 ov->layers[n].path, u->path);
+			return -ELOOP;
+		}
+	}
+	return r < 0 ? r : 0;
+}
+
+/* One writer at a time: a lock on both directories, released with our fds. */
+static int lock_upper(struct overlay *ov)
+{
+	if (flock(ov->layers[0].root_fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) {
+		ov_error("upperdir '%s' is in use by another mount: unmount that first", ov->layers[0].path);
+		return -EBUSY;
+	}
+	if (flock(ov->workdir_fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) {
+		ov_error("workdir '%s' is in use by another mount: give each mount its own", ov->cfg.work);
+		return -EBUSY;
+	}
+	return 0;
+}
+
+/* ---- workdir ---- */
+
+static int open_work_dir(struct overlay *ov)
+{
+	ov->workdir_fd = open(ov->cfg.work, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (ov->workdir_fd >= 0)
+		return 0;
+	if (errno == ENOENT)
+		ov_error("workdir '%s' does not exist: create it beside upperdir", ov->cfg.work);
+	else
+		ov_error("cannot open workdir '%s': %s", ov->cfg.work, strerror(errno));
+	return -errno;
+}
+
+/* A volatile mount that was not removed may have lost data: refuse, as the kernel does. */
+static int check_volatile(struct overlay *ov)
+{
+	ov_cleanup_fd int fd = openat(ov->workdir_fd, "work", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+	if (fd < 0 || ov_volatile_present(fd) != 1)
+		return 0;
+	ov_error("workdir '%s' was used by a volatile mount whose data may be lost: check upperdir, then remove "
+		 "work/incompat/volatile in it", ov->cfg.work);
+	return -EINVAL;
+}
+
+static int prepare_work(struct overlay *ov)
+{
+	int r = check_volatile(ov);
+
+	if (r < 0)
+		return r;
+	ov_cleanup_tree(ov->workdir_fd, "work", 64); /* leftovers of a crash */
+	if (mkdirat(ov->workdir_fd, "work", 0700) < 0 && errno != EEXIST) {
+		r = -errno;
+		ov_error("cannot write to workdir '%s': %s", ov->cfg.work, strerror(errno));
+		return r;
+	}
+	ov->work_fd = ov_at_open(ov_at_name(ov->workdir_fd, "work"), O_RDONLY | O_DIRECTORY, 0);
+	if (ov->work_fd < 0) {
+		ov_error("cannot open '%s/work': %s", ov->cfg.work, strerror(-ov->work_fd));
+		return ov->work_fd;
+	}
+	if (ov->cfg.volatile_) {
+		r = ov_volatile_create(ov->work_fd);
+		if (r < 0) {
+			ov_error("cannot write the volatile marker in '%s': %s", ov->cfg.work, strerror(-r));
+			return r;
+		}
+	}
+	return 0;
+}
+
+/* ---- what can be done here ---- */
+
+/* trusted.overlay. if we may write it, unless the user says otherwise. */
+static void probe_xattrs(struct overlay *ov)
+{
+	int fd = ov->has_upper ? ov->work_fd : -1;
+	int r;
+
+	ov->xp = OV_XP_USER;
+	if (ov->cfg.userxattr)
+		return;
+	if (fd < 0) {
+		char probe[1];
+		/* read-only: who may read trusted.* has the privilege; absent and forbidden look alike, so ask geteuid */
+		(void)probe;
+		ov->xp = geteuid() == 0 ? OV_XP_TRUSTED : OV_XP_USER;
+		return;
+	}
+	r = ov_at_setxattr(ov_at_fd(fd), ov_xattr_name(OV_XP_TRUSTED, OV_X_OPAQUE), "0", 1, 0);
+	if (r < 0)
+		return;
+	ov->xp = OV_XP_TRUSTED;
+	(void)ov_at_removexattr(ov_at_fd(fd), ov_xattr_name(OV_XP_TRUSTED, OV_X_OPAQUE));
+}
+
+static void probe_whiteouts(struct overlay *ov)
+{
+	char name[32];
+
+	ov->whiteout_kind = OV_WH_CHAR;
+	ov_tmp_name(ov, name);
+	if (!ov->cfg.no_char_whiteout && ov_whiteout_make(ov->work_fd, name, OV_WH_CHAR, ov->xp) == 0) {
+		ov_cleanup_tmp(ov, name);
+		return;
+	}
+	ov->whiteout_kind = OV_WH_XATTR;
+	if (!ov->cfg.no_char_whiteout && ov_whiteout_make(ov->work_fd, name, OV_WH_XATTR, ov->xp) == 0) {
+		ov_cleanup_tmp(ov, name);
+		return;
+	}
+	ov_cleanup_tmp(ov, name);
+	ov->whiteout_kind = OV_WH_OCI;
+}
+
+static int touch_at(int dirfd, const char *name)
+{
+	int fd = openat(dirfd, name, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		return -errno;
+	close(fd);
+	return 0;
+}
+
+static void probe_renames(struct overlay *ov)
+{
+	char a[32], b[32];
+
+	ov_tmp_name(ov, a);
+	ov_tmp_name(ov, b);
+	if (touch_at(ov->work_fd, a) == 0 && touch_at(ov->work_fd, b) == 0)
+		ov->can_exchange = ov_renameat2(ov->work_fd, a, ov->work_fd, b, RENAME_EXCHANGE) == 0;
+	ov_cleanup_tmp(ov, b);
+	if (ov->whiteout_kind == OV_WH_CHAR)
+		ov->can_rename_whiteout = ov_renameat2(ov->work_fd, a, ov->work_fd, b, RENAME_WHITEOUT) == 0;
+	ov_cleanup_tmp(ov, a);
+	ov_cleanup_tmp(ov, b);
+}
+
+static void probe_tmpfile(struct overlay *ov)
+{
+	ov_cleanup_fd int fd = ov_at_open(ov_at_name(ov->work_fd, "."), O_TMPFILE | O_RDWR, 0600);
+	char path[40], name[32];
+
+	if (fd < 0)
+		return;
+	ov_tmp_name(ov, name);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	ov->can_tmpfile = linkat(AT_FDCWD, path, ov->work_fd, name, AT_SYMLINK_FOLLOW) == 0;
+	ov_cleanup_tmp(ov, name);
+}
+
+static void make_shared_whiteout(struct overlay *ov)
+{
+	char name[32];
+
+	if (ov->whiteout_kind == OV_WH_OCI)
+		return;
+	if (ov_whiteout_make(ov->work_fd, "whiteout", (enum ov_whiteout_kind)ov->whiteout_kind, ov->xp) < 0)
+		return;
+	ov_tmp_name(ov, name);
+	ov->whiteout_shared = linkat(ov->work_fd, "whiteout", ov->work_fd, name, 0) == 0;
+	ov_cleanup_tmp(ov, name);
+}
+
+static int prepare_upper(struct overlay *ov)
+{
+	int r = open_work_dir(ov);
+
+	if (r == 0)
+		r = check_overlap(ov);
+	if (r == 0)
+		r = lock_upper(ov);
+	if (r == 0)
+		r = prepare_work(ov);
+	if (r < 0)
+		return r;
+	probe_xattrs(ov);
+	probe_whiteouts(ov);
+	probe_renames(ov);
+	probe_tmpfile(ov);
+	make_shared_whiteout(ov);
+	if (!ov->can_exchange)
+		ov_warn("the file system of upperdir '%s' cannot exchange names: a crash while a directory is deleted may "
+			"let lower files show again", ov->layers[0].path);
+	return 0;
+}
+
+/* How owners and modes of the upper are kept. */
+static void choose_override(struct overlay *ov)
+{
+	switch (ov->cfg.xattr_permissions) {
+	case 1:
+		ov->override = OV_OVERRIDE_SECURITY;
+		break;
+	case 2:
+		ov->override = OV_OVERRIDE_CONTAINERS;
+		break;
+	default:
+		ov->override = OV_OVERRIDE_NONE;
+	}
+}
+
+static int make_root(struct overlay *ov)
+{
+	struct ov_inode *root = ov_inode_new(&ov->tab, S_IFDIR);
+	struct statx stx;
+	int r;
+
+	if (!root)
+		return -ENOMEM;
+	root->rdirs = calloc(ov->nlayers, sizeof(struct ov_rdir *));
+	if (!root->rdirs) {
+		ov_inode_discard(&ov->tab, root);
+		return -ENOMEM;
+	}
+	for (unsigned n = 0; n < ov->nlayers; n++) {
+		root->rdirs[root->nrdirs++] = ov_rdir_ref(ov->roots[n]);
+		r = ov_at_statx(ov_at_name(ov->layers[n].root_fd, OV_OCI_OPAQUE_NAME), STATX_BASIC_STATS, &stx);
+		if (r == 0 && S_ISREG(stx.stx_mode))
+			break; /* an image layer that replaces everything below */
+	}
+	root->nlookup = 1;
+	if (ov->has_upper)
+		root->flags |= OV_I_UPPER;
+	r = ov_at_statx(ov_at_fd(ov->layers[0].root_fd), STATX_BASIC_STATS, &stx);
+	if (r == 0)
+		root->ino = ov_make_ino(ov, &ov->layers[0], stx.stx_ino);
+	ov_inode_insert(&ov->tab, root);
+	ov->root = root;
+	return r;
+}
+
+/* As many fds as allowed; the cache takes what is left over. */
+static unsigned fd_budget(const struct overlay *ov)
+{
+	struct rlimit rl;
+	unsigned long left;
+
+	if (getrlimit(RLIMIT_NOFILE, &rl) < 0)
+		return 256;
+	if (rl.rlim_cur < rl.rlim_max) {
+		rl.rlim_cur = rl.rlim_max;
+		(void)setrlimit(RLIMIT_NOFILE, &rl);
+		(void)getrlimit(RLIMIT_NOFILE, &rl);
+	}
+	left = rl.rlim_cur > FDS_RESERVED + 2ul * ov->cfg.nlower ? rl.rlim_cur - FDS_RESERVED - 2ul * ov->cfg.nlower : 16;
+	left = left * 3 / 4;
+	return left > FDS_CACHED_MAX ? FDS_CACHED_MAX : (unsigned)left;
+}
+
+static void note_mountpoint(struct overlay *ov, int mountpoint_fd)
+{
+	for (unsigned n = 0; n < ov->nlayers + ov->ndata; n++) {
+		struct ov_layer *l = &ov->layers[n];
+
+		if (l->careful)
+			l->careful = mountpoint_fd >= 0 && ov_dir_is_inside(mountpoint_fd, l->dev, l->root_ino) == 1;
+	}
+}
+
+static void drop_listing(void *arg, struct ov_inode *dir)
+{
+	ov_listing_drop(arg, dir);
+}
+
+static int init_locks(struct overlay *ov)
+{
+	pthread_rwlockattr_t attr;
+	int r;
+
+	pthread_rwlockattr_init(&attr);
+	/* changes must not wait for ever behind a stream of lookups; no thread read-locks twice */
+	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	r = -pthread_rwlock_init(&ov->ns, &attr);
+	pthread_rwlockattr_destroy(&attr);
+	if (r == 0)
+		r = -pthread_mutex_init(&ov->listings_lock, NULL);
+	return r;
+}
+
+static int open_overlay(struct overlay *ov, int mountpoint_fd)
+{
+	int r = ov_fdcache_init(&ov->fds, fd_budget(ov));
+
+	if (r == 0)
+		r = ov_itable_init(&ov->tab, &ov->fds);
+	if (r < 0)
+		return r;
+	ov->tab.free_listing = drop_listing;
+	ov->tab.free_listing_arg = ov;
+	ov->uid = geteuid();
+	ov->gid = getegid();
+	ov->mapped = ov->cfg.uidmap.n || ov->cfg.gidmap.n || ov->cfg.squash_to_root || ov->cfg.squash_uid >= 0 ||
+		     ov->cfg.squash_gid >= 0;
+	r = open_layers(ov);
+	if (r < 0)
+		return r;
+	number_file_systems(ov);
+	note_mountpoint(ov, mountpoint_fd);
+	choose_override(ov);
+	if (ov->has_upper)
+		r = prepare_upper(ov);
+	else
+		probe_xattrs(ov);
+	if (r < 0)
+		return r;
+	ov->follow_redirect = ov->cfg.redirect == OV_REDIRECT_ON || ov->cfg.redirect == OV_REDIRECT_FOLLOW ||
+			      (ov->cfg.redirect == OV_REDIRECT_OFF && ov->xp == OV_XP_TRUSTED);
+	return make_root(ov);
+}
+
+int ov_open(struct overlay **out, struct ov_config *cfg, int mountpoint_fd)
+{
+	struct overlay *ov = calloc(1, sizeof(*ov));
+	int r;
+
+	*out = NULL;
+	if (!ov)
+		return -ENOMEM;
+	ov->cfg = *cfg;
+	memset(cfg, 0, sizeof(*cfg));
+	ov->work_fd = ov->workdir_fd = ov->index_fd = -1;
+	r = init_locks(ov);
+	if (r == 0)
+		r = open_overlay(ov, mountpoint_fd);
+	if (r < 0) {
+		ov_close(ov);
+		return r;
+	}
+	*out = ov;
+	return 0;
+}
+
+void ov_close(struct overlay *ov)
+{
+	if (!ov)
+		return;
+	if (ov->tab.ids)
+		ov_itable_destroy(&ov->tab);
+	for (unsigned n = 0; ov->layers && n < ov->nlayers + ov->ndata; n++) {
+		if (ov->roots && ov->roots[n])
+			ov_rdir_unref(&ov->fds, ov->roots[n]);
+		ov_layer_close(&ov->layers[n]);
+	}
+	if (ov->work_fd >= 0 && ov->whiteout_shared)
+		(void)unlinkat(ov->work_fd, "whiteout", 0);
+	if (ov->work_fd >= 0)
+		close(ov->work_fd);
+	if (ov->workdir_fd >= 0)
+		close(ov->workdir_fd);
+	if (ov->index_fd >= 0)
+		close(ov->index_fd);
+	free(ov->layers);
+	free(ov->roots);
+	free(ov->fsdevs);
+	ov_fdcache_destroy(&ov->fds);
+	pthread_rwlock_destroy(&ov->ns);
+	pthread_mutex_destroy(&ov->listings_lock);
+	ov_config_clear(&ov->cfg);
+	free(ov);
+}
+
+int ov_statfs(struct overlay *ov, struct statvfs *st)
+{
+	return fstatvfs(ov->layers[0].root_fd, st) < 0 ? -errno : 0;
+}
+
+int ov_sync(struct overlay *ov)
+{
+	if (!ov->has_upper || ov->cfg.sync == OV_SYNC_OFF)
+		return 0;
+	return syncfs(ov->layers[0].root_fd) < 0 ? -errno : 0;
+}
