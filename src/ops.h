@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef OV_OPS_H
+#define OV_OPS_H
+
+/* Decode a request, call the core, reply: the only place where a FUSE reply is made. */
+
+#include <fuse_lowlevel.h>
+
+#include "overlay.h"
+#include "transport.h"
+
+/* What the handlers find in fuse_req_userdata(). */
+struct ov_front {
+	struct overlay *ov;
+	struct ov_transport transport;
+	double timeout;   /* of entries and attributes, seconds */
+	bool writeback;
+	bool acl;
+	uid_t owner;      /* of the mount: may read the statistics */
+	int fd;           /* /dev/fuse */
+	void (*started)(void *arg); /* INIT was answered */
+	void *started_arg;
+};
+
+extern const struct fuse_lowlevel_ops ov_fuse_ops;
+
+/* Serve the current request if it is one that libfuse does not know. False: give it to libfuse. */
+bool ov_ops_raw(struct ov_front *fr, const struct fuse_buf *buf);
+
+#endif

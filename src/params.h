@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef OV_PARAMS_H
+#define OV_PARAMS_H
+
+/*
+ * The command line: argv and -o strings into plain data. The option string is split here and not by libfuse, whose
+ * splitter breaks context="a,b" and eats "\:".
+ */
+
+#include <stdio.h>
+
+#include "ov_config.h"
+#include "log.h"
+
+enum ov_action { OV_RUN, OV_SHOW_HELP, OV_SHOW_VERSION };
+
+struct ov_params {
+	struct ov_config ov;
+	enum ov_action action;
+	char *mountpoint;     /* as given */
+	char *program;        /* base name of argv[0]: subtype shown in /proc/mounts (fuse.NAME) */
+	char *fsname;         /* fsname=, default: the program name */
+	bool foreground;      /* -f (implied by -d and debug) */
+	bool debug;           /* -d, -o debug */
+	bool single_thread;   /* -s, threaded=0 */
+	unsigned max_threads; /* max_threads=, 0: choose */
+	double timeout;       /* seconds, entry/attr/negative; negative: unlimited (default) */
+	bool writeback;       /* default true */
+	bool allow_other;
+	bool allow_root;
+	bool default_permissions; /* default true */
+	bool auto_unmount;
+	bool clone_fd;
+	int log_level;        /* enum ov_log_level, or -1: default */
+	/* Mount options for the kernel, in order: "ro", "nodev", "context=\"...\"" ...; owned, NULL-terminated. */
+	char **kernel_opts;
+	size_t nkernel_opts;
+};
+
+/*
+ * Parse. 0; or -EINVAL after writing one line on ERR that names the option and the remedy. Warnings (unknown
+ * options, plugins, index without effect...) are lines on ERR too, with result 0. PARAMS must be cleared in every case.
+ */
+int ov_params_parse(struct ov_params *p, int argc, char **argv, FILE *err);
+
+void ov_params_clear(struct ov_params *p);
+
+/* --help and --version texts. */
+void ov_params_help(FILE *out);
+void ov_params_version(FILE *out);
+
+#endif

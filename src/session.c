@@ -1,0 +1,451 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#define FUSE_USE_VERSION 314
+#include "session.h"
+
+#include <fcntl.h>
+#include <fuse_lowlevel.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mount.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "log.h"
+#include "ops.h"
+#include "transport.h"
+
+#define TIMEOUT_UNLIMITED 1e9 /* seconds; the kernel adds it to jiffies, so not more */
+#define THREADS_DEFAULT 8
+#define THREADS_MAX 64
+#define START_TIMEOUT_MS 20000
+
+struct ov_session {
+	struct ov_front front;
+	const struct ov_params *params;
+	struct overlay *ov;
+	struct fuse_session *se;
+	char *mountpoint;         /* absolute, or "/dev/fd/N" */
+	bool fd_mount;            /* the caller mounted; we got the fd */
+	int fd;                   /* /dev/fuse */
+	int event;                /* eventfd: INIT answered, or a thread ended */
+	bool started;
+	unsigned ended;           /* atomic: threads that left the loop */
+	unsigned nthreads;
+	pthread_t threads[THREADS_MAX];
+	/*
+	 * Leader and followers: who holds LEADER reads the next request and serves it. Before something slow it hands LEADER
+	 * on, so that another thread reads; cheap requests stay on the thread whose caches are warm.
+	 */
+	pthread_mutex_t leader;
+};
+
+static __thread bool is_leader;
+
+static void hand_on(void *arg)
+{
+	struct ov_session *s = arg;
+
+	if (is_leader && s->nthreads > 1) {
+		is_leader = false;
+		pthread_mutex_unlock(&s->leader);
+	}
+}
+
+static void inval_attr(void *arg, uint64_t nodeid)
+{
+	struct ov_session *s = arg;
+
+	/* negative offset: attributes only; this asks nothing of the page cache and cannot wait for us */
+	(void)fuse_lowlevel_notify_inval_inode(s->se, nodeid, -1, 0);
+}
+
+static void wake_main(struct ov_session *s)
+{
+	uint64_t one = 1;
+	ssize_t n;
+
+	do
+		n = write(s->event, &one, sizeof(one));
+	while (n < 0 && errno == EINTR);
+}
+
+static void on_started(void *arg)
+{
+	struct ov_session *s = arg;
+
+	__atomic_store_n(&s->started, true, __ATOMIC_RELEASE);
+	wake_main(s);
+}
+
+static void serve_one(struct ov_session *s, struct fuse_buf *buf)
+{
+	ov_transport_prepare(&s->front.transport, buf);
+	if (!ov_ops_raw(&s->front, buf))
+		fuse_session_process_buf(s->se, buf);
+}
+
+static void *worker(void *arg)
+{
+	struct ov_session *s = arg;
+	struct fuse_buf buf = {.mem = NULL};
+
+	pthread_mutex_lock(&s->leader);
+	is_leader = true;
+	while (!fuse_session_exited(s->se)) {
+		int n = fuse_session_receive_buf(s->se, &buf);
+
+		if (n == -EINTR || n == -EAGAIN)
+			continue;
+		if (n == -ENOMEM) {
+			ov_error("out of memory for requests; waiting");
+			poll(NULL, 0, 100);
+			continue;
+		}
+		if (n <= 0)
+			break;
+		serve_one(s, &buf);
+		if (!is_leader) {
+			pthread_mutex_lock(&s->leader);
+			is_leader = true;
+		}
+	}
+	is_leader = false;
+	fuse_session_exit(s->se);
+	pthread_mutex_unlock(&s->leader);
+	free(buf.mem);
+	__atomic_add_fetch(&s->ended, 1, __ATOMIC_RELEASE);
+	wake_main(s);
+	return NULL;
+}
+
+/* ---- mounting ---- */
+
+/* The last complaint of libfuse, to be part of our one line. */
+static char fuse_complaint[256];
+
+static void keep_complaint(enum fuse_log_level level, const char *fmt, va_list ap)
+{
+	size_t len;
+
+	if (level > FUSE_LOG_WARNING && ov_log_get_level() < OV_LOG_DEBUG)
+		return;
+	vsnprintf(fuse_complaint, sizeof(fuse_complaint), fmt, ap);
+	len = strlen(fuse_complaint);
+	while (len && fuse_complaint[len - 1] == '\n')
+		fuse_complaint[--len] = '\0';
+	ov_debug("%s", fuse_complaint);
+}
+
+/* "-o VALUE" with what libfuse's splitter would eat escaped. */
+static int add_opt(struct fuse_args *args, const char *key, const char *value)
+{
+	size_t len = strlen(key) + 2 * strlen(value) + 1;
+	ov_cleanup_free char *text = malloc(len);
+	char *p = text;
+
+	if (!text)
+		return -ENOMEM;
+	p = stpcpy(p, key);
+	for (; *value; value++) {
+		if (*value == ',' || *value == '\\')
+			*p++ = '\\';
+		*p++ = *value;
+	}
+	*p = '\0';
+	return fuse_opt_add_arg(args, "-o") < 0 || fuse_opt_add_arg(args, text) < 0 ? -ENOMEM : 0;
+}
+
+static bool is_selinux_option(const char *opt)
+{
+	return strncmp(opt, "context=", 8) == 0 || strncmp(opt, "fscontext=", 10) == 0 ||
+	       strncmp(opt, "defcontext=", 11) == 0 || strncmp(opt, "rootcontext=", 12) == 0;
+}
+
+static int kernel_opts(struct fuse_args *args, const struct ov_params *p)
+{
+	int r = 0;
+
+	for (size_t n = 0; r == 0 && n < p->nkernel_opts; n++) {
+		if (is_selinux_option(p->kernel_opts[n]) && access("/sys/fs/selinux", F_OK) < 0) {
+			ov_warn("no SELinux here: option '%s' has no effect", p->kernel_opts[n]);
+			continue;
+		}
+		r = add_opt(args, "", p->kernel_opts[n]);
+	}
+	return r;
+}
+
+static int build_args(struct fuse_args *args, const struct ov_params *p)
+{
+	int r = fuse_opt_add_arg(args, p->program) < 0 ? -ENOMEM : 0;
+
+	if (r == 0)
+		r = add_opt(args, "fsname=", p->fsname ? p->fsname : p->program);
+	if (r == 0)
+		r = add_opt(args, "subtype=", p->program);
+	if (r == 0 && p->default_permissions)
+		r = add_opt(args, "", "default_permissions");
+	if (r == 0 && p->allow_other)
+		r = add_opt(args, "", "allow_other");
+	if (r == 0 && p->allow_root)
+		r = add_opt(args, "", "allow_root");
+	if (r == 0 && p->auto_unmount)
+		r = add_opt(args, "", "auto_unmount");
+	if (r == 0 && p->debug)
+		r = add_opt(args, "", "debug");
+	return r == 0 ? kernel_opts(args, p) : r;
+}
+
+static int check_device(void)
+{
+	int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+
+	if (fd >= 0) {
+		close(fd);
+		return 0;
+	}
+	if (errno == ENOENT || errno == ENODEV || errno == ENXIO)
+		ov_error("/dev/fuse is missing: load the fuse module, or give the container that device");
+	else
+		ov_error("cannot open /dev/fuse: %s: give this user access to it", strerror(errno));
+	return -errno;
+}
+
+static int check_mountpoint(const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0) {
+		int err = errno;
+
+		if (err == ENOENT)
+			ov_error("mountpoint '%s' does not exist: create it", path);
+		else if (err == ENOTCONN)
+			ov_error("mountpoint '%s' holds a dead mount: free it with 'fusermount3 -uz %s'", path, path);
+		else
+			ov_error("mountpoint '%s': %s", path, strerror(err));
+		return -err;
+	}
+	if (!S_ISDIR(st.st_mode)) {
+		ov_error("mountpoint '%s' is not a directory", path);
+		return -ENOTDIR;
+	}
+	return check_device();
+}
+
+static int mount_session(struct ov_session *s, struct fuse_args *args)
+{
+	int r;
+
+	s->se = fuse_session_new(args, &ov_fuse_ops, sizeof(ov_fuse_ops), &s->front);
+	if (!s->se) {
+		ov_error("cannot set up the FUSE session: %s", fuse_complaint);
+		return -EINVAL;
+	}
+	if (fuse_session_mount(s->se, s->mountpoint) < 0) {
+		ov_error("cannot mount on '%s': %s", s->mountpoint,
+			 fuse_complaint[0] ? fuse_complaint
+					   : "not permitted; run as root, in a user namespace, or install fusermount3");
+		return -EPERM;
+	}
+	s->fd = fuse_session_fd(s->se);
+	r = ov_transport_attach(&s->front.transport, s->se, s->fd);
+	if (r < 0)
+		ov_error("cannot attach to the FUSE session: %s", strerror(-r));
+	s->front.fd = s->fd;
+	return r;
+}
+
+int ov_session_mount(struct ov_session **out, struct overlay *ov, const struct ov_params *p)
+{
+	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+	struct ov_session *s = calloc(1, sizeof(*s));
+	int r = 0;
+
+	*out = NULL;
+	if (!s)
+		return -ENOMEM;
+	s->fd = s->event = -1;
+	s->ov = ov;
+	s->params = p;
+	s->front.ov = ov;
+	s->front.timeout = p->timeout < 0 || p->timeout > TIMEOUT_UNLIMITED ? TIMEOUT_UNLIMITED : p->timeout;
+	s->front.writeback = p->writeback;
+	s->front.acl = !p->ov.noacl && !ov->cfg.noacl && !ov->cfg.noxattrs;
+	s->front.owner = getuid();
+	s->front.started = on_started;
+	s->front.started_arg = s;
+	pthread_mutex_init(&s->leader, NULL);
+	fuse_set_log_func(keep_complaint);
+	s->fd_mount = strncmp(p->mountpoint, "/dev/fd/", 8) == 0;
+	if (!s->fd_mount)
+		r = check_mountpoint(p->mountpoint);
+	if (r == 0) {
+		s->mountpoint = s->fd_mount ? strdup(p->mountpoint) : realpath(p->mountpoint, NULL);
+		s->event = eventfd(0, EFD_CLOEXEC);
+		r = s->mountpoint && s->event >= 0 ? build_args(&args, p) : -ENOMEM;
+	}
+	if (r == 0)
+		r = mount_session(s, &args);
+	fuse_opt_free_args(&args);
+	if (r < 0) {
+		ov_session_free(s);
+		return r;
+	}
+	*out = s;
+	return 0;
+}
+
+static unsigned thread_count(const struct ov_params *p)
+{
+	if (p->single_thread)
+		return 1;
+	if (p->max_threads)
+		return p->max_threads < THREADS_MAX ? p->max_threads : THREADS_MAX;
+	return THREADS_DEFAULT;
+}
+
+/* Wait for the event, at most TIMEOUT ms. */
+static void wait_event(struct ov_session *s, int timeout)
+{
+	struct pollfd pfd = {.fd = s->event, .events = POLLIN};
+	uint64_t count;
+
+	if (poll(&pfd, 1, timeout) > 0 && read(s->event, &count, sizeof(count)) < 0)
+		ov_debug("eventfd: %s", strerror(errno));
+}
+
+int ov_session_start(struct ov_session *s)
+{
+	unsigned want = thread_count(s->params);
+
+	s->ov->hooks = (struct ov_hooks){.arg = s, .will_block = hand_on, .inval_attr = inval_attr};
+	for (; s->nthreads < want; s->nthreads++) {
+		int r = pthread_create(&s->threads[s->nthreads], NULL, worker, s);
+
+		if (r && s->nthreads == 0) {
+			ov_error("cannot start a thread: %s", strerror(r));
+			return -r;
+		}
+		if (r)
+			break; /* fewer will do */
+	}
+	for (int waited = 0; !__atomic_load_n(&s->started, __ATOMIC_ACQUIRE); waited += 1000) {
+		if (__atomic_load_n(&s->ended, __ATOMIC_ACQUIRE) || waited >= START_TIMEOUT_MS) {
+			ov_error("the kernel did not accept the mount on '%s': %s", s->mountpoint, fuse_complaint);
+			return -EIO;
+		}
+		wait_event(s, 1000);
+	}
+	return 0;
+}
+
+/* ---- ending ---- */
+
+/* fusermount3 -u, for mounts that we may not unmount ourselves. */
+static int run_fusermount(const char *mountpoint, bool lazy)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (pid < 0)
+		return -errno;
+	if (pid == 0) {
+		if (lazy)
+			execlp("fusermount3", "fusermount3", "-u", "-q", "-z", "--", mountpoint, NULL);
+		else
+			execlp("fusermount3", "fusermount3", "-u", "-q", "--", mountpoint, NULL);
+		_exit(127);
+	}
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EBUSY;
+}
+
+static int try_unmount(const char *mountpoint, bool lazy)
+{
+	if (umount2(mountpoint, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) == 0)
+		return 0;
+	return errno == EPERM ? run_fusermount(mountpoint, lazy) : -errno;
+}
+
+/* Unmount while the threads still serve, so that dirty pages can be written back. */
+static void unmount(struct ov_session *s)
+{
+	int r, root;
+
+	if (s->fd_mount)
+		return; /* whoever mounted unmounts; closing the fd ends the connection */
+	r = try_unmount(s->mountpoint, false);
+	if (r == 0 || r == -EINVAL || r == -ENOENT)
+		return;
+	ov_warn("'%s' is busy: detached; files still open in it are written back and then closed", s->mountpoint);
+	root = open(s->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (try_unmount(s->mountpoint, true) < 0)
+		ov_error("cannot unmount '%s'", s->mountpoint);
+	if (root >= 0) {
+		if (syncfs(root) < 0)
+			ov_error("writing back '%s' failed: %s", s->mountpoint, strerror(errno));
+		close(root);
+	}
+}
+
+int ov_session_serve(struct ov_session *s)
+{
+	struct pollfd pfd[2] = {{.fd = s->event, .events = POLLIN}, {.fd = -1, .events = POLLIN}};
+	sigset_t set;
+	int sfd;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	sfd = signalfd(-1, &set, SFD_CLOEXEC);
+	if (sfd < 0)
+		return -errno;
+	pfd[1].fd = sfd;
+	while (!__atomic_load_n(&s->ended, __ATOMIC_ACQUIRE)) {
+		if (poll(pfd, 2, -1) < 0 && errno != EINTR)
+			break;
+		if (pfd[1].revents & POLLIN) {
+			unmount(s);
+			break;
+		}
+		if (pfd[0].revents & POLLIN)
+			wait_event(s, 0);
+	}
+	close(sfd);
+	return 0;
+}
+
+void ov_session_free(struct ov_session *s)
+{
+	if (!s)
+		return;
+	if (s->nthreads) {
+		/* after a clean unmount read() gives ENODEV and the threads end; else closing the connection ends them */
+		for (int n = 0; n < 20 && __atomic_load_n(&s->ended, __ATOMIC_ACQUIRE) < s->nthreads; n++)
+			wait_event(s, 50);
+		fuse_session_exit(s->se);
+		if (__atomic_load_n(&s->ended, __ATOMIC_ACQUIRE) < s->nthreads) {
+			free(s->mountpoint);
+			return; /* a thread still waits in read(): the process ends now and with it the connection */
+		}
+		for (unsigned n = 0; n < s->nthreads; n++)
+			pthread_join(s->threads[n], NULL);
+	}
+	if (s->se) {
+		fuse_session_unmount(s->se);
+		fuse_session_destroy(s->se);
+	}
+	if (s->event >= 0)
+		close(s->event);
+	pthread_mutex_destroy(&s->leader);
+	free(s->mountpoint);
+	free(s);
+}

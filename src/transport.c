@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#define FUSE_USE_VERSION 314
+#include "transport.h"
+
+#include <errno.h>
+#include <linux/fuse.h>
+#include <string.h>
+#include <unistd.h>
+
+/* INIT flags that libfuse of the floor does not offer (the numbers are those of the kernel's header). */
+#define INIT_HANDLE_KILLPRIV_V2 (1ULL << 28)
+#define INIT_SETXATTR_EXT (1ULL << 29)
+#define INIT_INIT_EXT (1ULL << 30)
+#define INIT_WANTED (INIT_HANDLE_KILLPRIV_V2 | INIT_SETXATTR_EXT)
+
+#define WRITE_KILL_SUIDGID (1u << 2)
+#define SETATTR_KILL_SUIDGID (1u << 11)
+
+static __thread struct ov_request current;
+static __thread struct ov_transport *current_transport;
+
+const struct ov_request *ov_transport_current(void)
+{
+	return &current;
+}
+
+/* The kernel's flags as offered. */
+static void read_init(struct ov_transport *t, const struct fuse_buf *buf)
+{
+	const struct fuse_in_header *in = buf->mem;
+	struct fuse_init_in init;
+
+	memset(&init, 0, sizeof(init));
+	if (buf->size <= sizeof(*in))
+		return;
+	memcpy(&init, in + 1, buf->size - sizeof(*in) < sizeof(init) ? buf->size - sizeof(*in) : sizeof(init));
+	t->offered = init.flags;
+	if (init.flags & INIT_INIT_EXT)
+		t->offered |= (uint64_t)init.flags2 << 32;
+}
+
+void ov_transport_prepare(struct ov_transport *t, const struct fuse_buf *buf)
+{
+	const struct fuse_in_header *in = buf->mem;
+	const void *body = in + 1;
+
+	current = (struct ov_request){
+		.buf = buf, .opcode = in->opcode, .unique = in->unique, .nodeid = in->nodeid, .uid = in->uid,
+		.gid = in->gid};
+	current_transport = t;
+	ov_stats_count(&t->stats, in->opcode);
+	switch (in->opcode) {
+	case FUSE_INIT:
+		read_init(t, buf);
+		break;
+	case FUSE_WRITE:
+		if (buf->size >= sizeof(*in) + sizeof(struct fuse_write_in))
+			current.kill_suidgid = ((const struct fuse_write_in *)body)->write_flags & WRITE_KILL_SUIDGID;
+		break;
+	case FUSE_SETATTR:
+		if (buf->size >= sizeof(*in) + sizeof(struct fuse_setattr_in))
+			current.kill_suidgid = ((const struct fuse_setattr_in *)body)->valid & SETATTR_KILL_SUIDGID;
+		break;
+	default:
+		break;
+	}
+}
+
+/* Put our flags into libfuse's answer to INIT, as far as the kernel offers them. */
+static void patch_init(struct ov_transport *t, const struct iovec *iov, int count)
+{
+	struct fuse_init_out *out;
+	uint64_t add = t->offered & INIT_WANTED;
+
+	if (count < 2 || iov[1].iov_len < sizeof(*out))
+		return;
+	out = iov[1].iov_base;
+	out->flags |= (uint32_t)add;
+	t->setxattr_ext = out->flags & INIT_SETXATTR_EXT;
+	if (t->offered & INIT_INIT_EXT) {
+		out->flags |= (uint32_t)INIT_INIT_EXT;
+		out->flags2 |= (uint32_t)(add >> 32);
+	}
+}
+
+static ssize_t io_read(int fd, void *buf, size_t len, void *userdata OV_UNUSED)
+{
+	return read(fd, buf, len);
+}
+
+static ssize_t io_writev(int fd, struct iovec *iov, int count, void *userdata OV_UNUSED)
+{
+	const struct fuse_out_header *out = iov[0].iov_base;
+
+	if (current.opcode == FUSE_INIT && current_transport && out->unique == current.unique && out->error == 0)
+		patch_init(current_transport, iov, count);
+	return writev(fd, iov, count);
+}
+
+int ov_transport_attach(struct ov_transport *t, struct fuse_session *se, int fd)
+{
+	const struct fuse_custom_io io = {.read = io_read, .writev = io_writev};
+
+	memset(t, 0, sizeof(*t));
+	return fuse_session_custom_io(se, &io, fd);
+}
+
+int ov_transport_reply(int fd, int error, const void *data, size_t size)
+{
+	struct fuse_out_header out = {.unique = current.unique, .error = error};
+	struct iovec iov[2] = {{.iov_base = &out, .iov_len = sizeof(out)},
+			       {.iov_base = (void *)(uintptr_t)data, .iov_len = error ? 0 : size}};
+
+	out.len = (uint32_t)(sizeof(out) + iov[1].iov_len);
+	return writev(fd, iov, error || !size ? 1 : 2) < 0 ? -errno : 0;
+}
