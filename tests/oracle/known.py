@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+The one list of differences from kernel overlayfs that are known, each with its reason.
+
+RULES apply when two results are compared: a rule sees a Difference and says whether it is its own. AVOIDED are those that
+the generator or the operations keep clear of, since afterwards the two sides would stand in different states.
+"""
+
+
+
+class Difference(Exception):
+    """
+    KIND: step (result of an operation), after (the names that it touched), view (the whole tree), lower, work, mount, died.
+    REF and OURS are the values of the reference and of the program, whichever side they work on at the moment.
+    """
+
+    def __init__(self, kind, field, ref, ours, op=None, path=None, note=None):
+        super().__init__(kind, field)
+        self.kind, self.field, self.ref, self.ours = kind, field, ref, ours
+        self.op, self.path, self.note = op, path, note
+
+    def category(self):
+        """What makes two differences the same fault while a case is shrunk."""
+        if self.kind in ("step", "after"):
+            return self.kind, self.op[0], self.field, self._errno(self.ref), self._errno(self.ours)
+        return self.kind, self.field, self._errno(self.ref), self._errno(self.ours)
+
+    @staticmethod
+    def _errno(value):
+        if isinstance(value, str) and value.isupper():
+            return value
+        return type(value).__name__
+
+    def lines(self):
+        where = " at %r" % self.path if self.path is not None else ""
+        yield "%s differs: %s%s" % (self.kind, self.field, where)
+        yield "  reference: %s" % (self.ref,)
+        yield "  program:   %s" % (self.ours,)
+        if self.note:
+            yield "  note: %s" % self.note
+
+    def as_dict(self):
+        return {"kind": self.kind, "category": [str(c) for c in self.category()], "lines": list(self.lines())}
+
+
+def _ghost(diff):
+    # The kernel passes through the listing of a directory that exists in one layer only, whiteouts and all.
+    if diff.kind == "view" and diff.field == "exists":
+        return isinstance(diff.ref, dict) and "ghost" in diff.ref and diff.ours is None
+    if diff.kind == "step" and diff.op[0] == "readdir" and isinstance(diff.ref, list) and isinstance(diff.ours, list):
+        extra = [e for e in diff.ref if e not in diff.ours]
+        return all(e in diff.ref for e in diff.ours) and all(e[1] in (2, 8) for e in extra)
+    return False
+
+
+def _ro_map(diff):
+    return diff.kind == "step" and diff.op[0] == "hmapread"
+
+
+def _wrong_d_ino(diff):
+    return diff.field == "d_ino" and diff.ref is False
+
+
+RULES = [
+    ("kernel-d_ino", "the kernel's listing keeps an old d_ino now and then; ours must equal st_ino", _wrong_d_ino),
+    ("ghost-whiteouts", "kernel lists whiteouts of a directory that is not merged, though they cannot be looked up", _ghost),
+    ("read-only-mapping", "a shared mapping made before copy-up stays on the lower file in the kernel; "
+     "here it sees the writes, as POSIX says", _ro_map),
+]
+
+AVOIDED = [
+    ("rename-whiteout", "RENAME_WHITEOUT from user space is EINVAL in the kernel's overlay; a program may support it"),
+    ("copy-up-at-open", "the kernel copies up when a file is opened for writing, we at the first change; with several links "
+     "that shows in st_nlink and st_ino, so the open operations make a harmless change at once"),
+    ("seek-after-fsync", "FUSE passes SEEK_HOLE and SEEK_DATA on without flushing its own dirty pages, so fsync comes first"),
+    ("times-now", "times that a clock made are compared as 'now' only: with the writeback cache they are a little off"),
+    ("directories", "st_size, st_nlink and st_blocks of directories are each file system's own"),
+    ("atime", "access times follow relatime of the layers in the kernel and are not kept here"),
+    ("statfs-type", "f_type is FUSE's"),
+    ("oci-whiteout-names", "names that begin with .wh. are ordinary in the kernel's lowers and whiteouts here, as container "
+     "stores have them; they are not generated"),
+]
+
+
+def find(diff):
+    """Name of the rule that explains DIFF, or None."""
+    for name, _, rule in RULES:
+        if rule(diff):
+            return name
+    return None
