@@ -38,6 +38,15 @@ say()
 	printf '\n# %s\n' "$1"
 }
 
+# claim TEXT TEST...: the demonstration fails where TEST does not hold.
+claim()
+{
+	text=$1
+	shift
+	"$@" || { echo "demo: this does not hold: $text" >&2; exit 1; }
+	echo "$text"
+}
+
 show()
 {
 	printf '$ %s\n' "$*"
@@ -63,20 +72,21 @@ say 'Read: the files of the lower directory are there'
 show ls merged | head -n 8
 printf '$ find merged | wc -l\n'
 find merged | wc -l
-show cmp "$lower/$change" "merged/$change" && echo 'equal'
+printf '$ cmp %s %s\n' "$lower/$change" "merged/$change"
+claim 'equal' cmp "$lower/$change" "merged/$change"
 
 say 'Change a file: it is copied up first, the lower one stays as it was'
 printf "$ echo '# changed' >> merged/%s\n" "$change"
 echo '# changed' >>"merged/$change"
 show tail -n 1 "merged/$change"
-[ "$(cksum <"$lower/$change")" = "$before" ] && echo "$lower/$change: unchanged"
+claim "$lower/$change: unchanged" [ "$(cksum <"$lower/$change")" = "$before" ]
 
 say 'Create and delete'
 printf "$ echo hello > merged/new-file\n"
 echo hello >merged/new-file
 show rm "merged/$delete"
-[ ! -e "merged/$delete" ] && echo "merged/$delete: gone"
-[ -e "$lower/$delete" ] && echo "$lower/$delete: still there"
+claim "merged/$delete: gone" [ ! -e "merged/$delete" ]
+claim "$lower/$delete: still there" [ -e "$lower/$delete" ]
 
 say 'Unmount; what has been changed is in ./upper: the deleted file is a whiteout (character device 0, 0)'
 printf '$ fusermount3 -u merged\n'
@@ -87,6 +97,6 @@ say 'Any overlay file system reads this upper directory; mounted again it shows 
 show "$prog" -o "lowerdir=$lower,upperdir=upper,workdir=work" merged
 show tail -n 1 "merged/$change"
 show cat merged/new-file
-[ ! -e "merged/$delete" ] && echo "merged/$delete: gone"
+claim "merged/$delete: gone" [ ! -e "merged/$delete" ]
 unmount
 say 'Done'

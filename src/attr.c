@@ -227,11 +227,31 @@ static int set_times(struct ov_at at, const struct ov_setattr *set)
 	return ov_at_utimens(at, ts);
 }
 
+/*
+ * With the writeback cache the kernel sends the times it keeps after every unlink, rename, link: where they say what the
+ * lower file says already there is nothing to do, above all no copy-up. 1: so it is (OUT is filled), 0, -errno.
+ */
+static int is_time_flush(struct overlay *ov, struct ov_inode *i, const struct ov_setattr *set, struct statx *out)
+{
+	int r;
+
+	if (set->valid != OV_SET_MTIME || set->mtime.tv_nsec == UTIME_NOW || ov_inode_is(i, OV_I_UPPER))
+		return 0;
+	r = ov_getattr(ov, i, out);
+	if (r < 0)
+		return r;
+	return out->stx_mtime.tv_sec == set->mtime.tv_sec && (long)out->stx_mtime.tv_nsec == set->mtime.tv_nsec;
+}
+
 int ov_setattr(struct overlay *ov, struct ov_inode *i, const struct ov_setattr *set, struct statx *out)
 {
 	unsigned flags = set->valid & OV_SET_SIZE ? OV_COPY_DATA | OV_COPY_TRUNC : 0;
-	int r;
+	int r = is_time_flush(ov, i, set, out);
 
+	if (r)
+		return r < 0 ? r : 0;
+	if (!set->valid) /* nothing that can be set (ctime alone) */
+		return ov_getattr(ov, i, out);
 	r = ov_copy_up(ov, i, flags, set->valid & OV_SET_SIZE ? set->size : 0);
 	if (r < 0)
 		return r;

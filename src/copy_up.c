@@ -17,6 +17,7 @@
 #include "format/index.h"
 #include "format/metacopy.h"
 #include "format/origin.h"
+#include "format/whiteout.h"
 #include "format/xattr_names.h"
 #include "sys/io.h"
 
@@ -229,6 +230,11 @@ static int copy_metadata(struct cu *c)
 		if (r < 0)
 			return r;
 	}
+	if (ov_whiteout_oci_parse(c->src_name, NULL) && (S_ISREG(c->stx.stx_mode) || S_ISDIR(c->stx.stx_mode))) {
+		r = ov_whiteout_mark_plain(to, c->ov->xp); /* it was an ordinary file below, so it stays one */
+		if (r < 0)
+			return r;
+	}
 	copy_fileattr(c, to);
 	return ov_at_utimens(to, ts);
 }
@@ -390,6 +396,8 @@ static void broken_link(struct cu *c)
 		c->i->ino = ov_make_ino(ov, real.layer, stx.stx_ino);
 	if (ov->hooks.inval_attr)
 		ov->hooks.inval_attr(ov->hooks.arg, c->i->nodeid);
+	if (ov->hooks.inval_dir && c->i->names) /* its d_ino */
+		ov->hooks.inval_dir(ov->hooks.arg, c->i->names->parent->nodeid);
 }
 
 /* Remember where the data of a fresh metacopy is. */
@@ -491,8 +499,10 @@ static int copy_one(struct overlay *ov, struct ov_inode *i, unsigned flags, off_
 static int copy_late_data(struct overlay *ov, struct ov_inode *i, unsigned flags, off_t size)
 {
 	struct cu c = {.ov = ov, .i = i, .fd = -1};
+	ov_cleanup_free char *cap = NULL;
 	ov_cleanup_fd int fd = -1;
 	struct timespec ts[2];
+	ssize_t cap_len = -ENODATA;
 	int r = cu_locate(&c);
 
 	if (r == 0) {
@@ -503,8 +513,11 @@ static int copy_late_data(struct overlay *ov, struct ov_inode *i, unsigned flags
 		c.size = (off_t)c.stx.stx_size;
 		if ((flags & OV_COPY_TRUNC) && size < c.size)
 			c.size = size;
+		cap_len = ov_at_getxattr_alloc(ov_at_fd(fd), "security.capability", &cap);
 		r = copy_data(&c, fd);
 	}
+	if (r == 0 && cap_len > 0) /* writing the data took it away */
+		r = ov_at_setxattr(ov_at_fd(fd), "security.capability", cap, (size_t)cap_len, 0);
 	if (r == 0 && ov->cfg.sync != OV_SYNC_OFF)
 		r = ov_fsync(fd, false);
 	if (r == 0) {

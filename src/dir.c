@@ -52,13 +52,13 @@ void ov_cleanup_tmp(struct overlay *ov, const char *name)
 	ov_cleanup_tree(ov->work_fd, name, MAX_TREE_DEPTH);
 }
 
-/* A link to the shared whiteout as DIRFD/NAME; made anew when it has too many links. */
+/* A link to the shared whiteout as DIRFD/NAME; it is made when first needed, and anew when it has too many links. */
 static int link_whiteout(struct overlay *ov, int dirfd, const char *name)
 {
 	char fresh[32];
 	int r;
 
-	if (!__atomic_load_n(&ov->whiteout_shared, __ATOMIC_ACQUIRE))
+	if (!ov->whiteout_links)
 		return ov_whiteout_make(dirfd, name, (enum ov_whiteout_kind)ov->whiteout_kind, ov->xp);
 	if (linkat(ov->work_fd, SHARED_WHITEOUT, dirfd, name, 0) == 0)
 		return 0;
@@ -171,14 +171,16 @@ static int decide_owner(struct creation *c)
 {
 	struct overlay *ov = c->ov;
 	struct statx dir;
-	int r = ov_uid_to_disk(ov, c->cred->uid, &c->uid);
+	int r;
 
-	if (r == 0)
-		r = ov_gid_to_disk(ov, c->cred->gid, &c->gid);
-	if (r == 0)
-		r = ov_dir_props(ov, c->parent, &dir);
+	/* a caller outside the map (podman itself, making /etc/hosts) may create: the owner is nobody, as with fuse-overlayfs */
+	if (ov_uid_to_disk(ov, c->cred->uid, &c->uid) < 0)
+		c->uid = OV_OVERFLOW_ID;
+	if (ov_gid_to_disk(ov, c->cred->gid, &c->gid) < 0)
+		c->gid = OV_OVERFLOW_ID;
+	r = ov_dir_props(ov, c->parent, &dir);
 	if (r < 0)
-		return r == -EINVAL ? -EOVERFLOW : r;
+		return r;
 	if (ov_inode_is(c->parent, OV_I_SGID)) {
 		c->gid = dir.stx_gid;
 		if (S_ISDIR(c->mode))
@@ -285,7 +287,8 @@ static int make_in_work(struct creation *c, char *tmp, bool opaque)
 		r = dress_owner(c, at);
 	if (r == 0 && opaque)
 		r = ov_opaque_write(at, ov->xp, false);
-	if (r == 0 && S_ISREG(c->mode) && ov_whiteout_oci_parse(c->name, NULL))
+	if (r == 0 && (S_ISREG(c->mode) ? ov_whiteout_oci_parse(c->name, NULL)
+					: S_ISDIR(c->mode) && ov_whiteout_is_oci_meta(c->name)))
 		r = ov_whiteout_mark_plain(at, ov->xp);
 	if (r < 0)
 		ov_cleanup_tmp(ov, tmp);
@@ -409,8 +412,6 @@ static int check_new_name(const struct overlay *ov, const struct ov_inode *paren
 		return -ENOTDIR;
 	if (ov_inode_is(parent, OV_I_UNLINKED))
 		return -ENOENT;
-	if (ov_whiteout_is_oci_meta(name))
-		return -EINVAL; /* aufs bookkeeping names cannot be told from the real thing later */
 	if (strlen(name) > NAME_MAX)
 		return -ENAMETOOLONG;
 	return ov_want_write(ov);

@@ -134,7 +134,23 @@ ssize_t ov_read(struct overlay *ov, struct ov_inode *i, void *buf, size_t size, 
 	return n;
 }
 
-ssize_t ov_write(struct overlay *ov, struct ov_inode *i, const void *buf, size_t size, off_t off, bool kill_suidgid)
+/* Write and leave the mtime as it was: the kernel sends its own if that changed. */
+static ssize_t write_keeping_mtime(int fd, const void *buf, size_t size, off_t off)
+{
+	struct timespec ts[2] = {{.tv_nsec = UTIME_OMIT}};
+	struct statx stx;
+	int r = ov_at_statx(ov_at_fd(fd), STATX_MTIME, &stx);
+	ssize_t n = ov_pwrite_full(fd, buf, size, off);
+
+	if (r == 0 && n > 0) {
+		ts[1] = (struct timespec){.tv_sec = stx.stx_mtime.tv_sec, .tv_nsec = stx.stx_mtime.tv_nsec};
+		(void)futimens(fd, ts); /* best effort: the data counts */
+	}
+	return n;
+}
+
+ssize_t ov_write(struct overlay *ov, struct ov_inode *i, const void *buf, size_t size, off_t off, bool kill_suidgid,
+		 bool cached)
 {
 	struct ov_fdslot *slot;
 	ssize_t n = 0;
@@ -146,7 +162,7 @@ ssize_t ov_write(struct overlay *ov, struct ov_inode *i, const void *buf, size_t
 	if (kill_suidgid)
 		n = ov_kill_suidgid(ov, ov_at_fd(slot->fd));
 	if (n == 0)
-		n = ov_pwrite_full(slot->fd, buf, size, off);
+		n = cached ? write_keeping_mtime(slot->fd, buf, size, off) : ov_pwrite_full(slot->fd, buf, size, off);
 	ov_fdslot_unpin(&ov->fds, slot);
 	return n;
 }

@@ -37,13 +37,13 @@ static const char *check_range(const struct ov_idrange *r, const struct ov_idran
 	if (r->length == 0)
 		return "a range of length 0";
 	/* The last id is 2^32-2: 2^32-1 means "leave alone" to chown and cannot own anything. */
-	if ((uint64_t)r->inside + r->length > UINT32_MAX || (uint64_t)r->outside + r->length > UINT32_MAX)
+	if ((uint64_t)r->disk + r->length > UINT32_MAX || (uint64_t)r->view + r->length > UINT32_MAX)
 		return "a range passes the largest id 4294967294";
 	for (size_t i = 0; i < n; i++) {
-		if (overlap(r->inside, r->length, before[i].inside, before[i].length))
-			return "two ranges overlap inside";
-		if (overlap(r->outside, r->length, before[i].outside, before[i].length))
-			return "two ranges overlap outside";
+		if (overlap(r->disk, r->length, before[i].disk, before[i].length))
+			return "two ranges overlap on disk";
+		if (overlap(r->view, r->length, before[i].view, before[i].length))
+			return "two ranges overlap in the view";
 	}
 	return NULL;
 }
@@ -51,12 +51,12 @@ static const char *check_range(const struct ov_idrange *r, const struct ov_idran
 /* The next triple off *P into R; NULL, or why it is none. */
 static const char *read_triple(const char **p, struct ov_idrange *r)
 {
-	uint32_t *field[3] = {&r->inside, &r->outside, &r->length};
+	uint32_t *field[3] = {&r->disk, &r->view, &r->length};
 
 	for (int i = 0; i < 3; i++) {
 		if (i > 0) {
 			if (**p == '\0')
-				return "not triples INSIDE:OUTSIDE:LENGTH";
+				return "not triples DISK:VIEW:LENGTH";
 			(*p)++;
 		}
 		if (!read_id(p, field[i]))
@@ -115,8 +115,8 @@ uint32_t ov_idmap_to_view(const struct ov_idmap *map, uint32_t id)
 	for (size_t i = 0; i < map->n; i++) {
 		const struct ov_idrange *r = &map->ranges[i];
 
-		if (id >= r->outside && id - r->outside < r->length)
-			return r->inside + (id - r->outside);
+		if (id >= r->disk && id - r->disk < r->length)
+			return r->view + (id - r->disk);
 	}
 	return OV_OVERFLOW_ID;
 }
@@ -130,8 +130,8 @@ bool ov_idmap_to_disk(const struct ov_idmap *map, uint32_t id, uint32_t *out)
 	for (size_t i = 0; i < map->n; i++) {
 		const struct ov_idrange *r = &map->ranges[i];
 
-		if (id >= r->inside && id - r->inside < r->length) {
-			*out = r->outside + (id - r->inside);
+		if (id >= r->view && id - r->view < r->length) {
+			*out = r->disk + (id - r->view);
 			return true;
 		}
 	}

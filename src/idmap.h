@@ -3,9 +3,9 @@
 #define OV_IDMAP_H
 
 /*
- * uidmapping=/gidmapping= of fuse-overlayfs: triples INSIDE:OUTSIDE:LENGTH joined by colons, an empty field in front
- * allowed (podman writes a leading colon). Disk id OUTSIDE+n shows as INSIDE+n, and the caller's INSIDE+n is
- * stored as OUTSIDE+n.
+ * uidmapping=/gidmapping= of fuse-overlayfs: triples DISK:VIEW:LENGTH joined by colons, an empty field in front
+ * allowed (podman writes a leading colon). Disk id DISK+n shows as VIEW+n, and the caller's VIEW+n is
+ * stored as DISK+n.
  */
 
 #include <stdint.h>
@@ -14,8 +14,8 @@
 #include "util.h"
 
 struct ov_idrange {
-	uint32_t inside;
-	uint32_t outside;
+	uint32_t disk;
+	uint32_t view;
 	uint32_t length;
 };
 

@@ -56,16 +56,19 @@ int ov_layer_open(struct ov_layer *l, const char *path, bool upper)
 	int r;
 
 	memset(l, 0, sizeof(*l));
-	l->root_fd = l->tree_fd = -1;
+	l->root_fd = -1;
 	l->upper = upper;
 	l->path = strdup(path);
 	if (!l->path)
 		return -ENOMEM;
 	/* upper and work must stay on one mount for rename(), so only lowers are cloned */
 	if (!upper) {
-		l->tree_fd = clone_mount(path, &l->noatime_ok);
-		if (l->tree_fd >= 0)
-			l->root_fd = openat(l->tree_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		/* closing the tree's own fd detaches the clone from everything but the fds opened on it */
+		ov_cleanup_fd int tree = clone_mount(path, &l->noatime_ok);
+
+		if (tree >= 0)
+			l->root_fd = openat(tree, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		l->cloned = l->root_fd >= 0;
 	}
 	if (l->root_fd < 0) {
 		l->noatime_ok = false;
@@ -91,9 +94,7 @@ void ov_layer_close(struct ov_layer *l)
 {
 	if (l->root_fd >= 0)
 		close(l->root_fd);
-	if (l->tree_fd >= 0)
-		close(l->tree_fd);
-	l->root_fd = l->tree_fd = -1;
+	l->root_fd = -1;
 	free(l->path);
 	l->path = NULL;
 }

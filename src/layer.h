@@ -13,7 +13,7 @@
 struct ov_layer {
 	char *path;      /* as the user gave it, for messages; owned */
 	int root_fd;     /* readable directory; owned, never evicted */
-	int tree_fd;     /* private clone of the mount (open_tree), or -1; owned */
+	bool cloned;     /* on a private clone of the mount: nothing mounted inside is seen */
 	dev_t dev;       /* of the root */
 	uint64_t root_ino;
 	unsigned index;  /* position in the stack, 0 = uppermost */

@@ -3,6 +3,7 @@
 /* Lookup: which layers a name is found in, and the inode made of that. */
 
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "core.h"
@@ -21,6 +22,7 @@ struct search {
 	char *redirect;      /* owner of NAME after a relative redirect, or of the absolute path */
 	bool absolute;       /* REDIRECT is a path from the layers' roots */
 	bool want_data;      /* the object was a metacopy: only its data is still looked for */
+	bool refused;        /* there was a redirect that may not be followed: an error if it leads anywhere */
 	bool stop;
 };
 
@@ -93,7 +95,7 @@ int ov_probe(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name,
 		if (r)
 			return r < 0 ? r : -ENOENT; /* it hides another name and is none itself */
 	}
-	if ((stx->stx_attributes & STATX_ATTR_MOUNT_ROOT) && !rdir->layer->tree_fd)
+	if ((stx->stx_attributes & STATX_ATTR_MOUNT_ROOT) && !rdir->layer->cloned)
 		return -ENOENT;
 	return 0;
 }
@@ -108,6 +110,8 @@ static int dir_is_opaque(struct overlay *ov, struct ov_rdir *dir, int base_fd, c
 		return r;
 	if (r == OV_OPAQUE_YES)
 		return 1;
+	if (r == OV_OPAQUE_XWHITEOUTS)
+		dir->layer->has_xwhiteouts = true; /* from here on its empty files are looked at, as in the kernel */
 	r = ov_probe_oci_whiteout(dir->parent, base_fd, name);
 	if (r)
 		return r;
@@ -120,28 +124,57 @@ static int dir_is_opaque(struct overlay *ov, struct ov_rdir *dir, int base_fd, c
 	r = ov_at_statx(ov_at_name(f.fd, OV_OCI_OPAQUE_NAME), STATX_BASIC_STATS, &stx);
 	if (r == -ENOENT || r == -EACCES)
 		return 0;
-	return r < 0 ? r : S_ISREG(stx.stx_mode);
+	return r < 0 ? r : ov_whiteout_oci_is_real(ov_at_name(f.fd, OV_OCI_OPAQUE_NAME), &stx);
 }
 
-/* Follow or refuse the redirect of the object AT; it tells where to go on looking. */
+/*
+ * Go on at VALUE (owned from now on): a path from the root, or a name in the directory of the path or name so far. REST: what
+ * still follows it in the path, or NULL.
+ */
+static int apply_redirect(struct search *s, char *value, const char *prefix, size_t prefix_len, const char *rest)
+{
+	char *path = value;
+
+	if (s->absolute && (value[0] != '/' || rest)) {
+		const char *p = value[0] == '/' ? "" : prefix;
+		int len = value[0] == '/' ? 0 : (int)prefix_len;
+		int n = asprintf(&path, "%.*s%s%s%s%s", len, p, value[0] == '/' ? "" : "/", value, rest ? "/" : "",
+				 rest ? rest : "");
+
+		free(value);
+		if (n < 0)
+			return -ENOMEM;
+	}
+	free(s->redirect);
+	s->redirect = path;
+	if (path[0] == '/')
+		s->absolute = true;
+	else
+		s->name = path;
+	return 0;
+}
+
+/* Read the redirect of the object AT; it tells where to go on looking. */
 static int read_redirect(struct search *s, struct ov_at at)
 {
 	char *value = NULL;
+	const char *slash;
 	int r = ov_redirect_read(at, s->ov->xp, &value);
 
 	if (r < 0 || !value)
 		return r;
-	if (!s->ov->follow_redirect) {
-		ov_warn("refusing to follow a redirect on '%s': mount with redirect_dir=follow or on", s->name);
-		free(value);
-		return -EPERM;
-	}
-	free(s->redirect);
-	s->redirect = value;
-	s->absolute = value[0] == '/';
-	if (!s->absolute)
-		s->name = value;
-	return 0;
+	if (!s->ov->follow_redirect)
+		s->refused = true;
+	slash = s->absolute ? strrchr(s->redirect, '/') : NULL;
+	return apply_redirect(s, value, s->redirect, slash ? (size_t)(slash - s->redirect) : 0, NULL);
+}
+
+/* Something was found where a refused redirect led. */
+static int refuse(const struct search *s)
+{
+	ov_warn("refusing to follow the redirect to '%s': mount with redirect_dir=follow or on",
+		s->redirect ? s->redirect : s->name);
+	return -EPERM;
 }
 
 static int add_rdir(struct search *s, struct ov_rdir *dir)
@@ -169,6 +202,8 @@ static int visit_dir(struct search *s, struct ov_rdir *base, int fd, const char 
 		s->stop = true; /* a directory is not the data of a metacopy */
 		return 0;
 	}
+	if (s->refused)
+		return refuse(s);
 	dir = ov_rdir_new(base, base->layer, name);
 	if (!dir)
 		return -ENOMEM;
@@ -184,8 +219,11 @@ static int visit_dir(struct search *s, struct ov_rdir *base, int fd, const char 
 	} else if (f->upper && f->nrdirs == 2) {
 		f->ino = ov_make_ino(s->ov, base->layer, stx->stx_ino); /* the number of what was copied up */
 	}
-	if (!more)
+	if (!more) { /* nothing below to hide, but its empty files may be whiteouts of the view */
+		if (!base->layer->upper && ov_opaque_read(ov_at_name(fd, name)) == OV_OPAQUE_XWHITEOUTS)
+			base->layer->has_xwhiteouts = true;
 		return 0;
+	}
 	r = dir_is_opaque(s->ov, dir, fd, name);
 	if (r) {
 		s->stop = true;
@@ -212,13 +250,13 @@ static void read_origin(struct search *s, struct ov_at at)
 }
 
 /* Is the regular file AT a metacopy, and may we follow it? 1, 0, -errno. */
-static int check_metacopy(struct search *s, struct ov_at at, const struct statx *stx)
+static int check_metacopy(struct search *s, const struct ov_layer *layer, struct ov_at at, const struct statx *stx)
 {
 	struct ov_metacopy mc;
 	int r;
 
-	if (!S_ISREG(stx->stx_mode) || stx->stx_size == 0)
-		return 0; /* without data there is nothing to look for */
+	if (!S_ISREG(stx->stx_mode) || (stx->stx_size == 0 && !layer->upper))
+		return 0; /* without data there is nothing to look for; in the upper the mark must go at the next write */
 	r = ov_metacopy_read(at, s->ov->xp, &mc);
 	if (r < 0 || !mc.present)
 		return r;
@@ -260,7 +298,9 @@ static int visit_file(struct search *s, struct ov_rdir *base, int fd, const char
 		s->stop = true;
 		return 0;
 	}
-	r = check_metacopy(s, at, stx);
+	if (s->refused)
+		return refuse(s);
+	r = check_metacopy(s, base->layer, at, stx);
 	if (r < 0)
 		return r;
 	if (s->want_data && r == 0)
@@ -315,6 +355,21 @@ static int visit(struct search *s, struct ov_rdir *base, const char *name, bool 
 	return visit_file(s, base, d.fd, name, &stx);
 }
 
+/* The directory AT, component COMP of PATH before REST, may be redirected itself. */
+static int redirect_prefix(struct search *s, struct ov_at at, const char *path, const char *rest, const char *comp)
+{
+	char *value = NULL;
+	int r = ov_redirect_read(at, s->ov->xp, &value);
+	size_t before;
+
+	if (r < 0 || !value)
+		return r;
+	while (*rest == '/')
+		rest++;
+	before = (size_t)(rest - path) - 1 - strlen(comp); /* "/a/b/rest": without "b/" */
+	return apply_redirect(s, value, path, before ? before - 1 : 0, rest);
+}
+
 /*
  * Follow the absolute redirect of S inside one layer, component by component; nothing but plain directories is walked, so it
  * cannot leave the layer. 0 also where the path is not there.
@@ -353,6 +408,8 @@ static int visit_absolute(struct search *s, struct ov_rdir *root, bool more)
 		}
 		if (more && dir_is_opaque(s->ov, child, d.fd, comp) > 0)
 			s->stop = true;
+		else if (more) /* a moved directory on the way: the layers below know it under its old name */
+			r = redirect_prefix(s, ov_at_name(d.fd, comp), path, p, comp);
 		ov_rfd_release(&d);
 		ov_rdir_unref(&s->ov->fds, dir);
 		dir = child;
@@ -372,6 +429,12 @@ static int search_data_layers(struct search *s)
 	return r;
 }
 
+/* Can anything still be found below layer N of PARENT? By a redirect also where the parent itself ends. */
+static bool more_below(const struct overlay *ov, const struct ov_inode *parent, unsigned n)
+{
+	return n + 1 < parent->nrdirs || parent->rdirs[n]->layer->index + 1 < ov->nlayers + ov->ndata;
+}
+
 static int search_layers(struct search *s, struct ov_inode *parent, unsigned first)
 {
 	struct overlay *ov = s->ov;
@@ -379,7 +442,7 @@ static int search_layers(struct search *s, struct ov_inode *parent, unsigned fir
 	int r = 0;
 
 	for (; r == 0 && !s->stop && !s->absolute && n < parent->nrdirs; n++)
-		r = visit(s, parent->rdirs[n], s->name, n + 1 < parent->nrdirs || s->want_data || ov->ndata);
+		r = visit(s, parent->rdirs[n], s->name, more_below(ov, parent, n));
 	if (r < 0 || s->stop || !s->absolute || n == 0)
 		return r;
 	/* an absolute redirect goes on in the layer below the one it was found in, from the root */
@@ -396,8 +459,6 @@ int ov_search(struct overlay *ov, struct ov_inode *parent, const char *name, uns
 	memset(f, 0, sizeof(*f));
 	if (ov_inode_is(parent, OV_I_UNLINKED))
 		return 0;
-	if (ov_whiteout_is_oci_meta(name))
-		return 0; /* aufs bookkeeping, never an entry */
 	r = search_layers(&s, parent, first);
 	if (r == 0 && s.want_data && !s.stop)
 		r = search_data_layers(&s);

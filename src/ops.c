@@ -327,7 +327,7 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, stru
 }
 
 static void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
-		     struct fuse_file_info *fi OV_UNUSED)
+		     struct fuse_file_info *fi)
 {
 	struct overlay *ov = front(req)->ov;
 	struct ov_inode *i = node(req, ino);
@@ -337,7 +337,8 @@ static void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t siz
 		return;
 	if (size >= BIG_WRITE && ov->hooks.will_block)
 		ov->hooks.will_block(ov->hooks.arg);
-	n = ov_write(ov, i, buf, size, off, ov_transport_current()->kill_suidgid);
+	n = ov_write(ov, i, buf, size, off, ov_transport_current()->kill_suidgid,
+		     front(req)->writeback && fi->writepage);
 	if (n < 0)
 		fuse_reply_err(req, (int)-n);
 	else
@@ -529,11 +530,17 @@ static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, of
 
 static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi OV_UNUSED)
 {
+	struct overlay *ov = front(req)->ov;
 	struct ov_inode *i = node(req, ino);
 	off_t r;
 
 	if (!i)
 		return;
+	/* the kernel asks before it has written back: holes would be seen where dirty pages are */
+	if (ov_inode_is(i, OV_I_UPPER) && ov->hooks.flush_data && !ov->hooks.flush_data(ov->hooks.arg, ino)) {
+		fuse_reply_err(req, ENOSYS); /* then the kernel takes everything for data: coarse, but right */
+		return;
+	}
 	r = ov_lseek(front(req)->ov, i, off, whence);
 	if (r < 0)
 		fuse_reply_err(req, (int)-r);

@@ -57,8 +57,12 @@ struct ov_hooks {
 	void *arg;
 	/* The calling thread is about to do something slow: let another one serve requests. */
 	void (*will_block)(void *arg);
+	/* Have the data that the kernel still holds of NODEID written to us now; false if that is not possible. */
+	bool (*flush_data)(void *arg, uint64_t nodeid);
 	/* Attributes of NODEID changed although no request asked for it. */
 	void (*inval_attr)(void *arg, uint64_t nodeid);
+	/* The listing of directory NODEID that the kernel keeps is out of date. */
+	void (*inval_dir)(void *arg, uint64_t nodeid);
 };
 
 struct overlay {
@@ -85,7 +89,7 @@ struct overlay {
 	uid_t uid;               /* of the daemon */
 	gid_t gid;
 	uint64_t tmp_counter;    /* names of temporaries */
-	bool whiteout_shared;    /* work/ holds a whiteout to link from */
+	bool whiteout_links;     /* whiteouts may be hard links of one inode */
 	pthread_rwlock_t ns;
 	struct ov_fdcache fds;
 	struct ov_itable tab;
@@ -155,8 +159,12 @@ int ov_rename(struct overlay *ov, struct ov_inode *olddir, const char *oldname, 
 
 /* file.c */
 ssize_t ov_read(struct overlay *ov, struct ov_inode *i, void *buf, size_t size, off_t off);
-/* KILL_SUIDGID: the writer may not keep setuid and setgid. */
-ssize_t ov_write(struct overlay *ov, struct ov_inode *i, const void *buf, size_t size, off_t off, bool kill_suidgid);
+/*
+ * KILL_SUIDGID: the writer may not keep setuid and setgid. CACHED: written back from a cache that keeps the mtime itself: it is
+ * left alone.
+ */
+ssize_t ov_write(struct overlay *ov, struct ov_inode *i, const void *buf, size_t size, off_t off, bool kill_suidgid,
+		 bool cached);
 int ov_fallocate(struct overlay *ov, struct ov_inode *i, int mode, off_t off, off_t len);
 off_t ov_lseek(struct overlay *ov, struct ov_inode *i, off_t off, int whence);
 ssize_t ov_copy_range(struct overlay *ov, struct ov_inode *in, off_t off_in, struct ov_inode *out, off_t off_out,

@@ -32,18 +32,14 @@ static int scan_special(struct overlay *ov, struct ov_rdir *d, int fd, const cha
 	struct statx stx;
 	int r;
 
-	if (ov_whiteout_is_oci_meta(name)) {
-		*has_wh = true;
-		return 0;
-	}
 	if (ov_whiteout_oci_parse(name, &hidden)) {
 		*has_wh = true;
-		if (type == DT_REG || type == DT_UNKNOWN) {
+		if (type == DT_REG || type == DT_DIR || type == DT_UNKNOWN) {
 			r = ov_at_statx(ov_at_name(fd, name), STATX_BASIC_STATS, &stx);
 			if (r == 0)
 				r = ov_whiteout_oci_is_real(ov_at_name(fd, name), &stx);
 			if (r > 0)
-				return *hidden ? cb(arg, hidden, DT_UNKNOWN, true) : 0;
+				return *hidden && !ov_whiteout_is_oci_meta(name) ? cb(arg, hidden, DT_UNKNOWN, true) : 0;
 			if (r < 0 && r != -ENOENT)
 				return r;
 		}
@@ -63,7 +59,7 @@ static bool is_special(const struct overlay *ov, const struct ov_rdir *d, const 
 	enum ov_override kind = d->layer->upper ? ov->override : d->layer->override;
 
 	return type == DT_CHR || type == DT_UNKNOWN || (type == DT_REG && (d->layer->has_xwhiteouts || kind)) ||
-	       ov_whiteout_oci_parse(name, NULL) || ov_whiteout_is_oci_meta(name);
+	       ov_whiteout_oci_parse(name, NULL);
 }
 
 /*

@@ -153,6 +153,11 @@ static int mark_moved(struct overlay *ov, struct side *from, const struct side *
 	int r;
 
 	if (ov_inode_isdir(from->i)) {
+		if (ov_whiteout_is_oci_meta(to->name)) {
+			r = ov_whiteout_mark_plain(at, ov->xp);
+			if (r < 0)
+				return r;
+		}
 		if (has_lower_part(from->i))
 			return set_redirect(ov, from, to->dir);
 		r = to->lower ? 1 : ov_probe_oci_whiteout(ov_upper_rdir(to->dir), to->fd.fd, to->name);
@@ -374,8 +379,6 @@ int ov_rename(struct overlay *ov, struct ov_inode *olddir, const char *oldname, 
 		return -ENOTDIR;
 	if (ov_inode_is(newdir, OV_I_UNLINKED))
 		return -ENOENT;
-	if (ov_whiteout_is_oci_meta(newname))
-		return -EINVAL;
 	r = prepare(ov, &old, &new, flags);
 	if (r == 0 && old.i != new.i) {
 		OV_NS_WRITE(ov);

@@ -9,12 +9,14 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "log.h"
+#include "mountns.h"
 #include "ops.h"
 #include "transport.h"
 
@@ -29,6 +31,7 @@ struct ov_session {
 	struct overlay *ov;
 	struct fuse_session *se;
 	char *mountpoint;         /* absolute, or "/dev/fd/N" */
+	struct ov_mountns ns;
 	bool fd_mount;            /* the caller mounted; we got the fd */
 	int fd;                   /* /dev/fuse */
 	int event;                /* eventfd: INIT answered, or a thread ended */
@@ -61,6 +64,27 @@ static void inval_attr(void *arg, uint64_t nodeid)
 
 	/* negative offset: attributes only; this asks nothing of the page cache and cannot wait for us */
 	(void)fuse_lowlevel_notify_inval_inode(s->se, nodeid, -1, 0);
+}
+
+static void inval_dir(void *arg, uint64_t nodeid)
+{
+	struct ov_session *s = arg;
+
+	(void)fuse_lowlevel_notify_inval_inode(s->se, nodeid, 0, 0);
+}
+
+/* Dropping the cached pages writes the dirty ones: their WRITE requests come while this waits, so others must serve. */
+static bool flush_data(void *arg, uint64_t nodeid)
+{
+	struct ov_session *s = arg;
+
+	if (!s->front.writeback)
+		return true;
+	if (s->nthreads < 2)
+		return false;
+	hand_on(s);
+	(void)fuse_lowlevel_notify_inval_inode(s->se, nodeid, 0, 0);
+	return true;
 }
 
 static void wake_main(struct ov_session *s)
@@ -237,6 +261,38 @@ static int check_mountpoint(const char *path)
 	return check_device();
 }
 
+/* What fusermount3 wrote to FD instead of our stderr, as the text of the complaint. */
+static void take_complaint(int fd)
+{
+	ssize_t n = pread(fd, fuse_complaint, sizeof(fuse_complaint) - 1, 0);
+	char *nl;
+
+	if (n <= 0)
+		return;
+	fuse_complaint[n] = '\0';
+	nl = strchr(fuse_complaint, '\n');
+	if (nl)
+		*nl = '\0';
+}
+
+/* fuse_session_mount() with stderr caught: its helper's words become part of our one line. */
+static int mount_quietly(struct ov_session *s)
+{
+	ov_cleanup_fd int caught = memfd_create("stderr", MFD_CLOEXEC);
+	ov_cleanup_fd int saved = caught < 0 ? -1 : fcntl(2, F_DUPFD_CLOEXEC, 3);
+	int r;
+
+	if (saved >= 0)
+		(void)dup2(caught, 2);
+	r = fuse_session_mount(s->se, s->mountpoint);
+	if (saved >= 0) {
+		(void)dup2(saved, 2);
+		if (r < 0)
+			take_complaint(caught);
+	}
+	return r;
+}
+
 static int mount_session(struct ov_session *s, struct fuse_args *args)
 {
 	int r;
@@ -246,10 +302,9 @@ static int mount_session(struct ov_session *s, struct fuse_args *args)
 		ov_error("cannot set up the FUSE session: %s", fuse_complaint);
 		return -EINVAL;
 	}
-	if (fuse_session_mount(s->se, s->mountpoint) < 0) {
-		ov_error("cannot mount on '%s': %s", s->mountpoint,
-			 fuse_complaint[0] ? fuse_complaint
-					   : "not permitted; run as root, in a user namespace, or install fusermount3");
+	if (mount_quietly(s) < 0) {
+		ov_error("cannot mount on '%s': %s%srun as root, in a user namespace, or with fusermount3 installed",
+			 s->mountpoint, fuse_complaint, fuse_complaint[0] ? ": " : "");
 		return -EPERM;
 	}
 	s->fd = fuse_session_fd(s->se);
@@ -291,6 +346,8 @@ int ov_session_mount(struct ov_session **out, struct overlay *ov, const struct o
 	}
 	if (r == 0)
 		r = mount_session(s, &args);
+	if (r == 0 && !p->auto_unmount)
+		ov_mountns_leave(&s->ns);
 	fuse_opt_free_args(&args);
 	if (r < 0) {
 		ov_session_free(s);
@@ -323,7 +380,7 @@ int ov_session_start(struct ov_session *s)
 {
 	unsigned want = thread_count(s->params);
 
-	s->ov->hooks = (struct ov_hooks){.arg = s, .will_block = hand_on, .inval_attr = inval_attr};
+	s->ov->hooks = (struct ov_hooks){.arg = s, .will_block = hand_on, .flush_data = flush_data, .inval_attr = inval_attr, .inval_dir = inval_dir};
 	for (; s->nthreads < want; s->nthreads++) {
 		int r = pthread_create(&s->threads[s->nthreads], NULL, worker, s);
 
@@ -374,25 +431,36 @@ static int try_unmount(const char *mountpoint, bool lazy)
 	return errno == EPERM ? run_fusermount(mountpoint, lazy) : -errno;
 }
 
-/* Unmount while the threads still serve, so that dirty pages can be written back. */
-static void unmount(struct ov_session *s)
+/* In the namespace with the mount. Busy: detach it, and write back what its open files still hold. */
+static int unmount_here(void *arg)
 {
-	int r, root;
+	struct ov_session *s = arg;
+	int r = try_unmount(s->mountpoint, false);
+	int root;
 
-	if (s->fd_mount)
-		return; /* whoever mounted unmounts; closing the fd ends the connection */
-	r = try_unmount(s->mountpoint, false);
 	if (r == 0 || r == -EINVAL || r == -ENOENT)
-		return;
+		return 0;
 	ov_warn("'%s' is busy: detached; files still open in it are written back and then closed", s->mountpoint);
 	root = open(s->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (try_unmount(s->mountpoint, true) < 0)
-		ov_error("cannot unmount '%s'", s->mountpoint);
+	r = try_unmount(s->mountpoint, true);
 	if (root >= 0) {
 		if (syncfs(root) < 0)
 			ov_error("writing back '%s' failed: %s", s->mountpoint, strerror(errno));
 		close(root);
 	}
+	return r;
+}
+
+/* Unmount while the threads still serve, so that dirty pages can be written back. */
+static void unmount(struct ov_session *s)
+{
+	int r;
+
+	if (s->fd_mount)
+		return; /* whoever mounted unmounts; closing the fd ends the connection */
+	r = ov_mountns_run(&s->ns, unmount_here, s);
+	if (r < 0 && r != -ESRCH)
+		ov_error("cannot unmount '%s': %s", s->mountpoint, strerror(-r));
 }
 
 int ov_session_serve(struct ov_session *s)
@@ -440,7 +508,8 @@ void ov_session_free(struct ov_session *s)
 			pthread_join(s->threads[n], NULL);
 	}
 	if (s->se) {
-		fuse_session_unmount(s->se);
+		if (!s->ns.left)
+			fuse_session_unmount(s->se);
 		fuse_session_destroy(s->se);
 	}
 	if (s->event >= 0)

@@ -3,6 +3,7 @@
 /* Opening and closing an overlay: layers, checks, workdir, and what the upper's file system can do. */
 
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -18,6 +19,8 @@
 
 #define FDS_RESERVED 64   /* for layers apart, the device, pipes, copies in flight */
 #define FDS_CACHED_MAX 8192
+#define LOCK_TRIES 60
+#define LOCK_PAUSE_MS 50
 #define XINO_SHIFT 48     /* st_ino bits left to each file system when there are several */
 
 /* ---- layers ---- */
@@ -50,7 +53,7 @@ static int open_layers(struct overlay *ov)
 	if (!ov->layers || !ov->roots || !ov->fsdevs)
 		return -ENOMEM;
 	for (unsigned k = 0; k < total; k++)
-		ov->layers[k].root_fd = ov->layers[k].tree_fd = -1;
+		ov->layers[k].root_fd = -1;
 	ov->ndata = (unsigned)c->ndata;
 	ov->nlayers = total - ov->ndata;
 	if (c->upper) {
@@ -91,16 +94,19 @@ static void number_file_systems(struct overlay *ov)
 static int check_overlap(struct overlay *ov)
 {
 	const struct ov_layer *u = &ov->layers[0];
-	struct statx work;
+	struct statx work, upper;
 	int r;
 
 	if (!ov->has_upper)
 		return 0;
-	r = ov_at_statx(ov_at_fd(ov->workdir_fd), STATX_BASIC_STATS, &work);
+	r = ov_at_statx(ov_at_fd(ov->workdir_fd), STATX_BASIC_STATS | STATX_MNT_ID, &work);
 	if (r < 0)
 		return r;
-	if ((((dev_t)work.stx_dev_major << 32) | work.stx_dev_minor) != u->dev) {
-		ov_error("workdir '%s' is not on the same file system as upperdir '%s': put them side by side",
+	r = ov_at_statx(ov_at_fd(u->root_fd), STATX_BASIC_STATS | STATX_MNT_ID, &upper);
+	if (r < 0)
+		return r;
+	if ((((dev_t)work.stx_dev_major << 32) | work.stx_dev_minor) != u->dev || work.stx_mnt_id != upper.stx_mnt_id) {
+		ov_error("workdir '%s' is not on the same file system and mount as upperdir '%s': put them side by side",
 			 ov->cfg.work, u->path);
 		return -EXDEV;
 	}
@@ -134,14 +140,27 @@ static int check_overlap(struct overlay *ov)
 	return r < 0 ? r : 0;
 }
 
+/* Take the lock. A mount that was just unmounted may need a moment until its daemon has gone. */
+static int lock_dir(int fd)
+{
+	for (int n = 0; n < LOCK_TRIES; n++) {
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+			return 0;
+		if (errno != EWOULDBLOCK && errno != EINTR)
+			return -errno; /* no locks on this file system */
+		poll(NULL, 0, LOCK_PAUSE_MS);
+	}
+	return -EWOULDBLOCK;
+}
+
 /* One writer at a time: a lock on both directories, released with our fds. */
 static int lock_upper(struct overlay *ov)
 {
-	if (flock(ov->layers[0].root_fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) {
+	if (lock_dir(ov->layers[0].root_fd) == -EWOULDBLOCK) {
 		ov_error("upperdir '%s' is in use by another mount: unmount that first", ov->layers[0].path);
 		return -EBUSY;
 	}
-	if (flock(ov->workdir_fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) {
+	if (lock_dir(ov->workdir_fd) == -EWOULDBLOCK) {
 		ov_error("workdir '%s' is in use by another mount: give each mount its own", ov->cfg.work);
 		return -EBUSY;
 	}
@@ -203,6 +222,20 @@ static int prepare_work(struct overlay *ov)
 
 /* ---- what can be done here ---- */
 
+/* The first user namespace maps every id onto itself. */
+static bool in_initial_userns(void)
+{
+	unsigned inside = 1, outside = 1, count = 0;
+	FILE *f = fopen("/proc/self/uid_map", "re");
+
+	if (!f)
+		return true; /* no user namespaces here */
+	if (fscanf(f, "%u %u %u", &inside, &outside, &count) != 3)
+		count = 0;
+	fclose(f);
+	return inside == 0 && outside == 0 && count == UINT32_MAX;
+}
+
 /* trusted.overlay. if we may write it, unless the user says otherwise. */
 static void probe_xattrs(struct overlay *ov)
 {
@@ -212,11 +245,8 @@ static void probe_xattrs(struct overlay *ov)
 	ov->xp = OV_XP_USER;
 	if (ov->cfg.userxattr)
 		return;
-	if (fd < 0) {
-		char probe[1];
-		/* read-only: who may read trusted.* has the privilege; absent and forbidden look alike, so ask geteuid */
-		(void)probe;
-		ov->xp = geteuid() == 0 ? OV_XP_TRUSTED : OV_XP_USER;
+	if (fd < 0) { /* read-only: absent and forbidden look alike, so ask who we are */
+		ov->xp = ov->uid == 0 && in_initial_userns() ? OV_XP_TRUSTED : OV_XP_USER;
 		return;
 	}
 	r = ov_at_setxattr(ov_at_fd(fd), ov_xattr_name(OV_XP_TRUSTED, OV_X_OPAQUE), "0", 1, 0);
@@ -283,17 +313,33 @@ static void probe_tmpfile(struct overlay *ov)
 	ov_cleanup_tmp(ov, name);
 }
 
-static void make_shared_whiteout(struct overlay *ov)
+/* One whiteout inode for all of them, where the file system has hard links. */
+static void probe_whiteout_links(struct overlay *ov)
 {
-	char name[32];
+	char a[32], b[32];
 
 	if (ov->whiteout_kind == OV_WH_OCI)
 		return;
-	if (ov_whiteout_make(ov->work_fd, "whiteout", (enum ov_whiteout_kind)ov->whiteout_kind, ov->xp) < 0)
+	ov_tmp_name(ov, a);
+	ov_tmp_name(ov, b);
+	if (ov_whiteout_make(ov->work_fd, a, (enum ov_whiteout_kind)ov->whiteout_kind, ov->xp) < 0)
 		return;
-	ov_tmp_name(ov, name);
-	ov->whiteout_shared = linkat(ov->work_fd, "whiteout", ov->work_fd, name, 0) == 0;
-	ov_cleanup_tmp(ov, name);
+	ov->whiteout_links = linkat(ov->work_fd, a, ov->work_fd, b, 0) == 0;
+	ov_cleanup_tmp(ov, a);
+	ov_cleanup_tmp(ov, b);
+}
+
+static int check_writable(const struct overlay *ov)
+{
+	struct statvfs st;
+
+	if (fstatvfs(ov->workdir_fd, &st) < 0)
+		return -errno;
+	if (!(st.f_flag & ST_RDONLY))
+		return 0;
+	ov_error("upperdir '%s' is on a read-only file system: leave out upperdir and workdir for a read-only mount",
+		 ov->layers[0].path);
+	return -EROFS;
 }
 
 static int prepare_upper(struct overlay *ov)
@@ -302,6 +348,8 @@ static int prepare_upper(struct overlay *ov)
 
 	if (r == 0)
 		r = check_overlap(ov);
+	if (r == 0)
+		r = check_writable(ov);
 	if (r == 0)
 		r = lock_upper(ov);
 	if (r == 0)
@@ -312,7 +360,7 @@ static int prepare_upper(struct overlay *ov)
 	probe_whiteouts(ov);
 	probe_renames(ov);
 	probe_tmpfile(ov);
-	make_shared_whiteout(ov);
+	probe_whiteout_links(ov);
 	if (!ov->can_exchange)
 		ov_warn("the file system of upperdir '%s' cannot exchange names: a crash while a directory is deleted may "
 			"let lower files show again", ov->layers[0].path);
@@ -350,7 +398,7 @@ static int make_root(struct overlay *ov)
 	for (unsigned n = 0; n < ov->nlayers; n++) {
 		root->rdirs[root->nrdirs++] = ov_rdir_ref(ov->roots[n]);
 		r = ov_at_statx(ov_at_name(ov->layers[n].root_fd, OV_OCI_OPAQUE_NAME), STATX_BASIC_STATS, &stx);
-		if (r == 0 && S_ISREG(stx.stx_mode))
+		if (r == 0 && ov_whiteout_oci_is_real(ov_at_name(ov->layers[n].root_fd, OV_OCI_OPAQUE_NAME), &stx) == 1)
 			break; /* an image layer that replaces everything below */
 	}
 	root->nlookup = 1;
@@ -426,6 +474,10 @@ static int open_overlay(struct overlay *ov, int mountpoint_fd)
 	ov->gid = getegid();
 	ov->mapped = ov->cfg.uidmap.n || ov->cfg.gidmap.n || ov->cfg.squash_to_root || ov->cfg.squash_uid >= 0 ||
 		     ov->cfg.squash_gid >= 0;
+	if (ov->cfg.index) {
+		ov_error("index=on is not supported yet: mount without it; lower hard links part at copy-up, as with index=off");
+		return -EOPNOTSUPP;
+	}
 	r = open_layers(ov);
 	if (r < 0)
 		return r;
@@ -476,7 +528,7 @@ void ov_close(struct overlay *ov)
 			ov_rdir_unref(&ov->fds, ov->roots[n]);
 		ov_layer_close(&ov->layers[n]);
 	}
-	if (ov->work_fd >= 0 && ov->whiteout_shared)
+	if (ov->work_fd >= 0)
 		(void)unlinkat(ov->work_fd, "whiteout", 0);
 	if (ov->work_fd >= 0)
 		close(ov->work_fd);

@@ -65,6 +65,8 @@ ssize_t ov_getxattr(struct overlay *ov, struct ov_inode *i, const char *name, vo
 	if (!stored)
 		return -ENODATA;
 	n = ov_at_getxattr(real.at, stored, value, size);
+	if (n == -EOPNOTSUPP && is_acl(name))
+		return -ENODATA; /* a layer without ACLs: anything else fails the kernel's permission check */
 	if (n > 0 && size > 0 && ov->mapped && is_acl(name)) {
 		r = ov_acl_map(ov, value, (size_t)n, false);
 		if (r < 0)
@@ -176,6 +178,8 @@ int ov_removexattr(struct overlay *ov, struct ov_inode *i, const char *name)
 	if (r < 0)
 		return r;
 	n = ov_getxattr(ov, i, name, NULL, 0); /* no copy-up for what is not there */
+	if (n == -ENODATA && is_acl(name))
+		return 0; /* there is always an ACL: the one that the mode says */
 	if (n < 0)
 		return (int)n;
 	r = ov_copy_up(ov, i, 0, 0);

@@ -74,7 +74,8 @@ int ov_whiteout_oci_is_real(struct ov_at at, const struct statx *stx)
 {
 	int r;
 
-	if (!S_ISREG(stx->stx_mode) || stx->stx_size != 0)
+	if (S_ISDIR(stx->stx_mode) ? !at.name || !ov_whiteout_is_oci_meta(at.name)
+				   : !S_ISREG(stx->stx_mode) || stx->stx_size != 0)
 		return 0;
 	r = has_xattr(at, OV_X_PLAIN);
 	return r < 0 ? r : !r;

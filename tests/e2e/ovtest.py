@@ -1099,6 +1099,10 @@ def _copy_program(scratch):
 
 
 def _run_one(t, mode, scratch, out):
+    if mode == "userns":
+        # a process that was executed inside, as any shell in a namespace is: this one, forked, nobody may look at or enter
+        subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                         stderr=subprocess.DEVNULL)
     """In the test's own process, pid 1 of its pid namespace."""
     global MODE, _scratch
     MODE, _scratch = mode, scratch
@@ -1126,6 +1130,8 @@ def _run_one(t, mode, scratch, out):
 
 def _child(t, mode, scratch, log, out, ask, answer):
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    runner = os.getppid()
     fd = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o666)
     os.dup2(fd, 1)
     os.dup2(fd, 2)
@@ -1134,6 +1140,9 @@ def _child(t, mode, scratch, log, out, ask, answer):
     try:
         global SINGLE_ID
         SINGLE_ID = _enter_namespaces(mode, scratch, ask, answer)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != runner:
+            return
         if SINGLE_ID and t.ids:
             raise Skip("only one id is mapped")
     except Skip as e:
@@ -1250,6 +1259,7 @@ def main(argv=None):
     for mod in {t.fn.__module__ for t in mine}:  # tracebacks without reading sources inside a namespace
         linecache.getlines(sys.modules[mod].__file__)
     root = _scratch_root()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print("1..%d" % len(chosen), flush=True)
     counts = {"pass": 0, "fail": 0, "skip": 0}
     for i, (t, m) in enumerate(chosen, 1):

@@ -77,6 +77,7 @@ def make_case(args, seed, mode):
     spec = layers.LayerGen(random.Random("layers %s" % seed), mode, big).generate(count)
     return {"seed": seed, "mode": mode, "options": options, "lowers": count, "spec": spec, "ops": None, "length": args.ops,
             "stepcheck": rng.random() < 0.6, "switch": args.switch and rng.random() < 0.7,
+            "eager": rng.random() < 0.5,
             "reference": args.reference, "program": args.prog, "program_options": args.program_options,
             "extra": [e for e in args.extra.split(",") if e], "ignore": args.ignore}
 
@@ -88,7 +89,7 @@ def unable():
     base = tempfile.mkdtemp(prefix="oracle-probe.")
     os.chmod(base, 0o755)
     case = {"seed": 0, "mode": "root", "options": "", "lowers": 1, "spec": [], "ops": [], "length": 0, "stepcheck": False,
-            "switch": False, "reference": runner.KERNEL, "program": runner.KERNEL, "program_options": "", "extra": [], "ignore": []}
+            "switch": False, "eager": False, "reference": runner.KERNEL, "program": runner.KERNEL, "program_options": "", "extra": [], "ignore": []}
     try:
         result = runner.run_case(case, base + "/c", 20)
     finally:
@@ -103,6 +104,7 @@ class Report:
         self.number = self.failed = 0
         self.known = {}
         self.totals = {}
+        self.categories = {}
 
     def comment(self, text):
         for line in text.splitlines():
@@ -128,6 +130,11 @@ class Report:
 
 
 def handle_failure(args, report, case, result, base):
+    category = ":".join(result["diff"]["category"])
+    earlier = report.categories.setdefault(category, (case["seed"], case["mode"]))
+    if earlier != (case["seed"], case["mode"]) and not args.keep:
+        report.comment("again %s, as in seed %d %s" % (category, *earlier))
+        return
     if args.shrink:
         small, shrunk = shrink.Shrinker(case, result, base + "-shrink", args.shrink_time, report.comment).run()
         runner.remove(base + "-shrink")
@@ -138,7 +145,7 @@ def handle_failure(args, report, case, result, base):
         lines = lines[:20] + ["... (--keep and --replay for the whole)"] + lines[-100:]
     for line in lines:
         report.comment(line)
-    report.comment("category: " + ":".join(shrunk["diff"]["category"]))
+    report.comment("category: " + category)
     if args.keep:
         with open(base + ".case", "w") as f:
             json.dump(small, f)

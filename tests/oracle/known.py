@@ -14,6 +14,9 @@ class Difference(Exception):
     REF and OURS are the values of the reference and of the program, whichever side they work on at the moment.
     """
 
+    # Set by the runner: the mode, whether every open for writing is followed by a change, whether an upper became a lower.
+    mode, eager, pushed = "root", False, False
+
     def __init__(self, kind, field, ref, ours, op=None, path=None, note=None):
         super().__init__(kind, field)
         self.kind, self.field, self.ref, self.ours = kind, field, ref, ours
@@ -61,7 +64,31 @@ def _wrong_d_ino(diff):
     return diff.field == "d_ino" and diff.ref is False
 
 
+def _stable_ino(diff):
+    if diff.field != "ino" or not (diff.mode == "userns" or diff.pushed):
+        return False
+    return not diff.eager or diff.ref == "new"
+
+
+def _unprivileged_links(diff):
+    return diff.field == "links" and diff.mode == "userns" and diff.ref == diff.path
+
+
+def _rmdir_ghosts(diff):
+    if diff.kind != "step" or diff.op[0] not in ("rmdir", "rmtree", "rename"):
+        return False
+    if diff.ref != "ENOTEMPTY" and not (isinstance(diff.ref, list) and "ENOTEMPTY" in [e[1] for e in diff.ref]):
+        return False
+    return diff.ours in (None, []) and (diff.op[0] == "rename" or diff.ghost_directory(diff.op[2]))
+
+
 RULES = [
+    ("stable-ino", "without privilege the kernel cannot follow overlay.origin, so st_ino changes at copy-up; ours stays. And a "
+     "file that was opened for writing but not changed is in the kernel's upper and not in ours, which shows in st_ino after "
+     "a remount", _stable_ino),
+    ("unprivileged-links", "for the same reason the names of a hard link made after copy-up show different st_ino in the kernel",
+     _unprivileged_links),
+    ("rmdir-ghosts", "the kernel does not remove a directory in which it lists whiteouts that it does not show", _rmdir_ghosts),
     ("kernel-d_ino", "the kernel's listing keeps an old d_ino now and then; ours must equal st_ino", _wrong_d_ino),
     ("ghost-whiteouts", "kernel lists whiteouts of a directory that is not merged, though they cannot be looked up", _ghost),
     ("read-only-mapping", "a shared mapping made before copy-up stays on the lower file in the kernel; "
@@ -73,6 +100,9 @@ AVOIDED = [
     ("copy-up-at-open", "the kernel copies up when a file is opened for writing, we at the first change; with several links "
      "that shows in st_nlink and st_ino, so the open operations make a harmless change at once"),
     ("seek-after-fsync", "FUSE passes SEEK_HOLE and SEEK_DATA on without flushing its own dirty pages, so fsync comes first"),
+    ("mapped-write-privileges", "a write through a mapping leaves setuid, setgid and capabilities in the kernel; here it reaches "
+     "the layer as a write, which takes capabilities away, and without privilege the bits too. Where a file has them a "
+     "write comes before"),
     ("times-now", "times that a clock made are compared as 'now' only: with the writeback cache they are a little off"),
     ("directories", "st_size, st_nlink and st_blocks of directories are each file system's own"),
     ("atime", "access times follow relatime of the layers in the kernel and are not kept here"),
@@ -80,6 +110,14 @@ AVOIDED = [
     ("oci-whiteout-names", "names that begin with .wh. are ordinary in the kernel's lowers and whiteouts here, as container "
      "stores have them; they are not generated"),
 ]
+
+
+# After these the two sides are no longer alike: the case ends there.
+ENDS = ("rmdir-ghosts",)
+
+
+class End(Exception):
+    """The case cannot go on."""
 
 
 def find(diff):

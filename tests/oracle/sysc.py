@@ -36,6 +36,11 @@ _libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 _libc.faccessat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int]
 
 
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, _offt]
+_libc.mmap.restype = ctypes.c_void_p
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
 class _Timespec(ctypes.Structure):
     _fields_ = [("sec", ctypes.c_long), ("nsec", ctypes.c_long)]
 
@@ -122,6 +127,32 @@ def listdir(path):
             out += part
     finally:
         os.close(fd)
+
+
+class Mapping:
+    """A shared read-only mapping whose missing pages are an error and not a signal."""
+
+    def __init__(self, fd, size):
+        addr = _libc.mmap(None, size, 1, 1, fd, 0)
+        if addr == ctypes.c_void_p(-1).value:
+            err = ctypes.get_errno()
+            raise OSError(err, os.strerror(err))
+        self.addr, self.size = addr, size
+
+    def read(self, size):
+        """The first SIZE bytes; None if a page of them is not there."""
+        mem = os.open("/proc/self/mem", os.O_RDONLY)
+        try:
+            size = min(size, self.size)
+            got = os.pread(mem, size, self.addr)
+            return got if len(got) == size else None
+        except OSError:
+            return None
+        finally:
+            os.close(mem)
+
+    def close(self):
+        _libc.munmap(self.addr, self.size)
 
 
 _CAP_HEADER = struct.pack("<II", 0x20080522, 0)

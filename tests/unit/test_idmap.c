@@ -52,7 +52,7 @@ END_TEST
 START_TEST(rootless)
 {
 	/* As podman writes it, with a colon in front. */
-	struct ov_idmap m = parsed(":0:1000:1:1:100000:65536");
+	struct ov_idmap m = parsed(":1000:0:1:100000:1:65536");
 	uint32_t out = 7;
 
 	ck_assert_uint_eq(m.n, 2);
@@ -85,7 +85,7 @@ START_TEST(whole_range)
 	ck_assert(!ov_idmap_to_disk(&m, 4294967295u, &out));
 	ov_idmap_clear(&m);
 
-	m = parsed("4294967294:0:1");
+	m = parsed("0:4294967294:1");
 	ck_assert_uint_eq(ov_idmap_to_view(&m, 0), 4294967294u);
 	ov_idmap_clear(&m);
 }
@@ -93,7 +93,7 @@ END_TEST
 
 START_TEST(round_trip)
 {
-	struct ov_idmap m = parsed("0:1000:1:1:100000:1000:5000:7000:10:2000000000:3000000000:1000000000");
+	struct ov_idmap m = parsed("1000:0:1:100000:1:1000:7000:5000:10:3000000000:2000000000:1000000000");
 	uint32_t out;
 
 	for (uint32_t id = 0; id < 6000; id++) {
@@ -123,14 +123,14 @@ START_TEST(malformed)
 	refused("0:0:1 ", "not a number");
 	refused("0x1:0:1", "not a number");
 	refused("0:0:4294967296", "not a number");
-	refused("99999999999999999999999:0:1", "not a number");
+	refused("0:99999999999999999999999:1", "not a number");
 	refused("0:0:0", "length 0");
-	refused("1:0:4294967295", "largest");
 	refused("0:1:4294967295", "largest");
-	refused("4294967295:0:1", "largest");
-	refused("0:0:10:9:100:1", "overlap inside");
-	refused("0:0:10:10:9:1", "overlap outside");
-	refused("5:100:1:0:200:10", "overlap inside");
+	refused("1:0:4294967295", "largest");
+	refused("0:4294967295:1", "largest");
+	refused("0:0:10:100:9:1", "overlap in the view");
+	refused("0:0:10:9:10:1", "overlap on disk");
+	refused("100:5:1:200:0:10", "overlap in the view");
 }
 END_TEST
 
@@ -142,7 +142,7 @@ START_TEST(many_ranges)
 	struct ov_idmap m;
 
 	for (unsigned i = 0; i < 1000; i++)
-		fprintf(f, ":%u:%u:1", i, 10000 + 2 * i);
+		fprintf(f, ":%u:%u:1", 10000 + 2 * i, i);
 	fclose(f);
 	m = parsed(text);
 	ck_assert_uint_eq(m.n, 1000);

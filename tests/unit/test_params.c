@@ -170,7 +170,7 @@ START_TEST(caller_podman)
 	ck_assert_int_eq(run.p.ov.sync, OV_SYNC_OFF);
 	ck_assert(has_kernel_opt(&run.p, "context=\"system_u:object_r:container_file_t:s0:c1,c2\""));
 	ck_assert_uint_eq(run.p.ov.uidmap.n, 2);
-	ck_assert_uint_eq(run.p.ov.uidmap.ranges[1].outside, 100000);
+	ck_assert_uint_eq(run.p.ov.uidmap.ranges[1].view, 100000);
 	ck_assert_uint_eq(run.p.ov.gidmap.n, 2);
 	ck_assert_int_eq(run.p.ov.xattr_permissions, 2);
 	ck_assert_str_eq(run.p.mountpoint, "/s/overlay/ID/merged");
