@@ -105,8 +105,10 @@ int ov_getattr_locked(struct overlay *ov, struct ov_inode *i, struct statx *out)
 	if (ov_inode_is(i, OV_I_METACOPY) && i->data)
 		add_data_blocks(ov, i, out);
 	ov_attr_to_view(ov, i->ino, ov_inode_isdir(i) && i->nrdirs > 1, out);
-	if (ov_inode_is(i, OV_I_UNLINKED) && (ov_inode_isdir(i) || !ov_inode_is(i, OV_I_UPPER)))
+	if (ov_inode_is(i, OV_I_UNLINKED) && ov_inode_isdir(i))
 		out->stx_nlink = 0;
+	else if (ov_inode_is(i, OV_I_UNLINKED) && !ov_inode_is(i, OV_I_UPPER) && out->stx_nlink > 0)
+		out->stx_nlink--; /* the lower's other names are left */
 	return 0;
 }
 

@@ -167,7 +167,7 @@ ssize_t ov_write(struct overlay *ov, struct ov_inode *i, const void *buf, size_t
 	return n;
 }
 
-int ov_fallocate(struct overlay *ov, struct ov_inode *i, int mode, off_t off, off_t len)
+int ov_fallocate(struct overlay *ov, struct ov_inode *i, int mode, off_t off, off_t len, bool kill_suidgid)
 {
 	struct ov_fdslot *slot;
 	int err = 0;
@@ -178,6 +178,8 @@ int ov_fallocate(struct overlay *ov, struct ov_inode *i, int mode, off_t off, of
 	do
 		err = fallocate(slot->fd, mode, off, len) < 0 ? -errno : 0;
 	while (err == -EINTR);
+	if (err == 0 && kill_suidgid)
+		err = ov_kill_suidgid(ov, ov_at_fd(slot->fd));
 	ov_fdslot_unpin(&ov->fds, slot);
 	return err;
 }
@@ -200,7 +202,7 @@ off_t ov_lseek(struct overlay *ov, struct ov_inode *i, off_t off, int whence)
 }
 
 ssize_t ov_copy_range(struct overlay *ov, struct ov_inode *in, off_t off_in, struct ov_inode *out, off_t off_out,
-		      size_t len)
+		      size_t len, bool kill_suidgid)
 {
 	struct ov_fdslot *from, *to;
 	ssize_t n;
@@ -219,6 +221,8 @@ ssize_t ov_copy_range(struct overlay *ov, struct ov_inode *in, off_t off_in, str
 	while (n < 0 && errno == EINTR);
 	if (n < 0) /* EXDEV and EOPNOTSUPP make the kernel copy through the page cache */
 		n = errno == EXDEV || errno == EINVAL ? -EOPNOTSUPP : -errno;
+	if (n > 0 && kill_suidgid)
+		(void)ov_kill_suidgid(ov, ov_at_fd(to->fd));
 	ov_fdslot_unpin(&ov->fds, from);
 	ov_fdslot_unpin(&ov->fds, to);
 	return n;

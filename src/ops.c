@@ -519,13 +519,19 @@ static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 
 /* ---- the rest of files ---- */
 
+/* FALLOCATE and COPY_FILE_RANGE do not say whether setuid may stay; the caller's uid is the best guess at CAP_FSETID. */
+static bool lacks_fsetid(fuse_req_t req)
+{
+	return fuse_req_ctx(req)->uid != 0;
+}
+
 static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len,
 			 struct fuse_file_info *fi OV_UNUSED)
 {
 	struct ov_inode *i = node(req, ino);
 
 	if (i)
-		reply_status(req, ov_fallocate(front(req)->ov, i, mode, off, len));
+		reply_status(req, ov_fallocate(front(req)->ov, i, mode, off, len, lacks_fsetid(req)));
 }
 
 static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi OV_UNUSED)
@@ -561,7 +567,7 @@ static void op_copy_file_range(fuse_req_t req, fuse_ino_t in, off_t off_in, stru
 		return;
 	if (ov->hooks.will_block)
 		ov->hooks.will_block(ov->hooks.arg);
-	n = ov_copy_range(ov, from, off_in, to, off_out, len);
+	n = ov_copy_range(ov, from, off_in, to, off_out, len, lacks_fsetid(req));
 	if (n < 0)
 		fuse_reply_err(req, (int)-n);
 	else

@@ -165,10 +165,10 @@ ssize_t ov_read(struct overlay *ov, struct ov_inode *i, void *buf, size_t size, 
  */
 ssize_t ov_write(struct overlay *ov, struct ov_inode *i, const void *buf, size_t size, off_t off, bool kill_suidgid,
 		 bool cached);
-int ov_fallocate(struct overlay *ov, struct ov_inode *i, int mode, off_t off, off_t len);
+int ov_fallocate(struct overlay *ov, struct ov_inode *i, int mode, off_t off, off_t len, bool kill_suidgid);
 off_t ov_lseek(struct overlay *ov, struct ov_inode *i, off_t off, int whence);
 ssize_t ov_copy_range(struct overlay *ov, struct ov_inode *in, off_t off_in, struct ov_inode *out, off_t off_out,
-		      size_t len);
+		      size_t len, bool kill_suidgid);
 int ov_fsync_inode(struct overlay *ov, struct ov_inode *i, bool datasync);
 /* FS_IOC_GETFLAGS and the like: IN_SIZE bytes at IN, at most *OUT_SIZE bytes of answer into OUT. */
 int ov_ioctl(struct overlay *ov, struct ov_inode *i, unsigned cmd, const void *in, size_t in_size, void *out,
