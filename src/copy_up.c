@@ -74,12 +74,12 @@ static int make_regular(struct cu *c)
 
 	c->fd = -1;
 	if (ov->can_tmpfile) {
-		c->fd = ov_at_open(ov_at_name(ov->work_fd, "."), O_TMPFILE | O_RDWR, 0600);
+		c->fd = ov_at_open(ov_at_name(ov->work_fd, "."), O_TMPFILE | O_RDWR | O_NOATIME, 0600);
 		if (c->fd >= 0)
 			return 0;
 	}
 	ov_tmp_name(ov, c->tmp);
-	c->fd = ov_at_open(ov_at_name(ov->work_fd, c->tmp), O_CREAT | O_EXCL | O_RDWR, 0600);
+	c->fd = ov_at_open(ov_at_name(ov->work_fd, c->tmp), O_CREAT | O_EXCL | O_RDWR | O_NOATIME, 0600);
 	if (c->fd < 0) {
 		c->tmp[0] = '\0';
 		return c->fd;
@@ -196,10 +196,8 @@ static int write_origin(struct cu *c, struct ov_at to)
 
 	if (!S_ISDIR(c->stx.stx_mode) && c->stx.stx_nlink > 1 && !ov_inode_is(c->i, OV_I_INDEXED))
 		return 0;
-	if (S_ISLNK(c->stx.stx_mode) && ov->xp == OV_XP_USER)
-		return 0; /* user.* xattrs exist on files and directories only */
 	if (!S_ISREG(c->stx.stx_mode) && !S_ISDIR(c->stx.stx_mode) && ov->xp == OV_XP_USER)
-		return 0;
+		return 0; /* user.* xattrs exist on files and directories only */
 	r = ov_fh_encode(c->src.at, c->src.layer->uuid, false, &fh);
 	if (r < 0)
 		fh.len = 0;

@@ -217,7 +217,7 @@ static int make_node(struct creation *c, int dirfd, const char *name, mode_t mod
 	mode_t type = c->mode & S_IFMT;
 
 	if (type == S_IFREG) {
-		c->fd = ov_at_open(ov_at_name(dirfd, name), O_CREAT | O_EXCL | O_RDWR, mode & 07777);
+		c->fd = ov_at_open(ov_at_name(dirfd, name), O_CREAT | O_EXCL | O_RDWR | O_NOATIME, mode & 07777);
 		return c->fd < 0 ? c->fd : 0;
 	}
 	if (type == S_IFDIR)

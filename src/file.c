@@ -10,13 +10,13 @@
 #include "core.h"
 #include "sys/io.h"
 
-/* Open the data of AT; a lower is read without leaving an atime where we may. */
+/* Open the data of AT, without leaving an atime where we may: reads of the view are not reads of the layer's file. */
 static int open_data(const struct ov_layer *layer, struct ov_at at, bool writable)
 {
 	int flags = (writable ? O_RDWR : O_RDONLY) | O_NONBLOCK | O_NOCTTY;
 	int fd = -1;
 
-	if (!layer->upper && !layer->noatime_ok)
+	if (!layer->noatime_ok)
 		fd = ov_at_open(at, flags | O_NOATIME, 0);
 	if (fd < 0)
 		fd = ov_at_open(at, flags, 0);
@@ -47,7 +47,8 @@ static int open_despite_mode(struct overlay *ov, struct ov_at at, bool writable)
 	return fd;
 }
 
-static int open_inode(struct overlay *ov, struct ov_inode *i, bool writable, bool *is_writable)
+/* *APPEND: the file is append-only (chattr +a) and was opened so. */
+static int open_inode(struct overlay *ov, struct ov_inode *i, bool writable, bool *is_writable, bool *append)
 {
 	ov_cleanup_real struct ov_real real = {0};
 	bool upper = ov_inode_is(i, OV_I_UPPER) && !ov_inode_is(i, OV_I_METACOPY);
@@ -63,6 +64,10 @@ static int open_inode(struct overlay *ov, struct ov_inode *i, bool writable, boo
 	fd = open_data(real.layer, real.at, *is_writable);
 	if (fd == -EACCES && upper)
 		fd = open_despite_mode(ov, real.at, *is_writable);
+	if (fd == -EPERM && *is_writable && writable) {
+		fd = ov_at_open(real.at, O_RDWR | O_APPEND | O_NOCTTY, 0);
+		*append = fd >= 0;
+	}
 	if ((fd == -EACCES || fd == -EROFS || fd == -EPERM) && *is_writable && !writable) {
 		*is_writable = false;
 		fd = open_data(real.layer, real.at, false);
@@ -73,7 +78,7 @@ static int open_inode(struct overlay *ov, struct ov_inode *i, bool writable, boo
 struct ov_fdslot *ov_file_get(struct overlay *ov, struct ov_inode *i, bool writable, int *err)
 {
 	struct ov_fdslot *slot;
-	bool is_writable = false;
+	bool is_writable = false, append = false;
 	int fd;
 
 	if (!S_ISREG(i->type)) {
@@ -83,10 +88,10 @@ struct ov_fdslot *ov_file_get(struct overlay *ov, struct ov_inode *i, bool writa
 	slot = ov_fdslot_get(&ov->fds, &i->slot, writable);
 	if (slot)
 		return slot;
-	fd = open_inode(ov, i, writable, &is_writable);
+	fd = open_inode(ov, i, writable, &is_writable, &append);
 	if (fd == -EMFILE || fd == -ENFILE) {
 		ov_fdcache_trim(&ov->fds);
-		fd = open_inode(ov, i, writable, &is_writable);
+		fd = open_inode(ov, i, writable, &is_writable, &append);
 	}
 	if (fd >= 0 && writable && !is_writable) {
 		close(fd);
@@ -97,7 +102,9 @@ struct ov_fdslot *ov_file_get(struct overlay *ov, struct ov_inode *i, bool writa
 		return NULL;
 	}
 	slot = ov_fdslot_put(&ov->fds, &i->slot, fd, is_writable, false);
-	if (!slot)
+	if (slot)
+		slot->append = append;
+	else
 		*err = -ENOMEM;
 	return slot;
 }
@@ -134,6 +141,28 @@ ssize_t ov_read(struct overlay *ov, struct ov_inode *i, void *buf, size_t size, 
 	return n;
 }
 
+/*
+ * An append-only file takes what lies beyond its end; the rest of the range is what it holds already (the kernel writes back
+ * whole pages).
+ */
+static ssize_t write_append(int fd, const char *buf, size_t size, off_t off)
+{
+	struct statx stx;
+	size_t have;
+	ssize_t n;
+	int r = ov_at_statx(ov_at_fd(fd), STATX_SIZE, &stx);
+
+	if (r < 0)
+		return r;
+	if (off > (off_t)stx.stx_size)
+		return -EPERM;
+	have = (size_t)((off_t)stx.stx_size - off);
+	if (have >= size)
+		return (ssize_t)size;
+	n = ov_pwrite_full(fd, buf + have, size - have, (off_t)stx.stx_size);
+	return n < 0 ? n : n + (ssize_t)have;
+}
+
 /* Write and leave the mtime as it was: the kernel sends its own if that changed. */
 static ssize_t write_keeping_mtime(int fd, const void *buf, size_t size, off_t off)
 {
@@ -161,7 +190,9 @@ ssize_t ov_write(struct overlay *ov, struct ov_inode *i, const void *buf, size_t
 		return err;
 	if (kill_suidgid)
 		n = ov_kill_suidgid(ov, ov_at_fd(slot->fd));
-	if (n == 0)
+	if (n == 0 && slot->append)
+		n = write_append(slot->fd, buf, size, off);
+	else if (n == 0)
 		n = cached ? write_keeping_mtime(slot->fd, buf, size, off) : ov_pwrite_full(slot->fd, buf, size, off);
 	ov_fdslot_unpin(&ov->fds, slot);
 	return n;

@@ -17,6 +17,7 @@ struct ov_fdslot {
 	int fd;          /* -1: closed */
 	uint32_t pins;   /* operations using the fd right now; never closed while > 0 */
 	bool writable;   /* opened O_RDWR */
+	bool append;     /* an append-only file: writes go to the end whatever their offset */
 	bool held;       /* the only way to the object (unlinked): not evicted */
 	bool heap;       /* allocated alone (files); freed when closed and unpinned */
 	bool dead;       /* replaced: close at the last unpin */

@@ -127,6 +127,11 @@ static int run(struct ov_params *p)
 			detach();
 		tell_parent(report, EXIT_SUCCESS);
 		r = ov_session_serve(s);
+		if (!p->foreground) {
+			/* the kernel closes everything faster than we can: who unmounted may want the layers' file systems */
+			ov_finish(ov);
+			_exit(r < 0 ? EXIT_FAILURE : EXIT_SUCCESS);
+		}
 	} else {
 		tell_parent(report, EXIT_FAILURE);
 	}

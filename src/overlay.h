@@ -108,6 +108,8 @@ struct overlay {
  */
 int ov_open(struct overlay **out, struct ov_config *cfg, int mountpoint_fd);
 void ov_close(struct overlay *ov);
+/* Leave the upper and workdir as they shall stay, for a process that ends at once without ov_close(). */
+void ov_finish(struct overlay *ov);
 int ov_statfs(struct overlay *ov, struct statvfs *st);
 /* Flush what the upper's file system holds (syncfs). */
 int ov_sync(struct overlay *ov);

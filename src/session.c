@@ -508,7 +508,7 @@ void ov_session_free(struct ov_session *s)
 			pthread_join(s->threads[n], NULL);
 	}
 	if (s->se) {
-		if (!s->ns.left)
+		if (!s->ns.left && !__atomic_load_n(&s->ended, __ATOMIC_ACQUIRE))
 			fuse_session_unmount(s->se);
 		fuse_session_destroy(s->se);
 	}

@@ -517,6 +517,12 @@ int ov_open(struct overlay **out, struct ov_config *cfg, int mountpoint_fd)
 	return 0;
 }
 
+void ov_finish(struct overlay *ov)
+{
+	if (ov->work_fd >= 0)
+		(void)unlinkat(ov->work_fd, "whiteout", 0);
+}
+
 void ov_close(struct overlay *ov)
 {
 	if (!ov)
@@ -528,8 +534,7 @@ void ov_close(struct overlay *ov)
 			ov_rdir_unref(&ov->fds, ov->roots[n]);
 		ov_layer_close(&ov->layers[n]);
 	}
-	if (ov->work_fd >= 0)
-		(void)unlinkat(ov->work_fd, "whiteout", 0);
+	ov_finish(ov);
 	if (ov->work_fd >= 0)
 		close(ov->work_fd);
 	if (ov->workdir_fd >= 0)

@@ -178,7 +178,7 @@ int ov_removexattr(struct overlay *ov, struct ov_inode *i, const char *name)
 	if (r < 0)
 		return r;
 	n = ov_getxattr(ov, i, name, NULL, 0); /* no copy-up for what is not there */
-	if (n == -ENODATA && is_acl(name))
+	if (n == -ENODATA && is_acl(name) && ov_inode_is(i, OV_I_UPPER))
 		return 0; /* there is always an ACL: the one that the mode says */
 	if (n < 0)
 		return (int)n;

@@ -702,20 +702,22 @@ class Overlay:
         prog = self.program or program()
         return [prog, "-o", self.option_string(opts), self.mnt]
 
-    def mount(self, opts=None, argv=None, cwd=None):
+    def mount(self, opts=None, argv=None, cwd=None, quiet=False):
+        """QUIET: the output is not looked at, for an ARGV that keeps it open."""
         if opts is not None:
             self.opts = opts
         if self.kernel:
             kernel_mount(self.mnt, self.lowers, self.upper, self.work, self.opts, self.ndata)
         else:
             before = _children()
-            p = subprocess.run(argv or self.command(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            p = subprocess.run(argv or self.command(), stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL if quiet else subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True, timeout=30, env=self.env, cwd=cwd)
-            self.output = p.stdout
+            self.output = p.stdout or ""
             if p.returncode:
-                raise MountError(p.returncode, p.stdout.strip())
+                raise MountError(p.returncode, self.output.strip())
             if not is_mounted(self.mnt):
-                raise MountError(0, "rc 0, but nothing is mounted: " + p.stdout.strip())
+                raise MountError(0, "rc 0, but nothing is mounted: " + self.output.strip())
             after = _children()
             if before is not None and after is not None:
                 self.daemons = after - before

@@ -840,7 +840,7 @@ def test_ordinary_user():
             p = attempt(as_him + ["fusermount3", "-u", o.mnt])
             eq(p.returncode, 0, p.stderr)
         finally:
-            umount2("/dev/fuse")
+            umount2("/dev/fuse", ovtest.MNT_DETACH)
             umount2("/etc/passwd")
 
 

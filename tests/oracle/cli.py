@@ -132,7 +132,11 @@ class Report:
 def handle_failure(args, report, case, result, base):
     category = ":".join(result["diff"]["category"])
     earlier = report.categories.setdefault(category, (case["seed"], case["mode"]))
-    if earlier != (case["seed"], case["mode"]) and not args.keep:
+    if earlier != (case["seed"], case["mode"]):
+        if args.keep:
+            with open(base + ".case", "w") as f:
+                json.dump(dict(case, ops=result["ops"]), f)
+            runner.remove(base)
         report.comment("again %s, as in seed %d %s" % (category, *earlier))
         return
     if args.shrink:
@@ -141,8 +145,8 @@ def handle_failure(args, report, case, result, base):
     else:
         small, shrunk = dict(case, ops=result["ops"]), result
     lines = list(shrink.script(small, shrunk))
-    if len(lines) > 150:
-        lines = lines[:20] + ["... (--keep and --replay for the whole)"] + lines[-100:]
+    if len(lines) > 80:
+        lines = lines[:10] + ["... (--keep and --replay for the whole)"] + lines[-60:]
     for line in lines:
         report.comment(line)
     report.comment("category: " + category)

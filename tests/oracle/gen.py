@@ -18,7 +18,7 @@ WEIGHTS = {
     "truncate": 3, "write": 5, "append": 3, "read": 4, "mmapwrite": 3,
     "mkdir": 7, "rmdir": 6, "unlink": 8, "rename": 14, "link": 6, "symlink": 4, "mknod": 3, "readlink": 1, "rmtree": 2,
     "copytree": 1, "chmod": 4, "chown": 3, "utimens": 4, "setxattr": 5, "getxattr": 2, "listxattr": 2, "removexattr": 2,
-    "stat": 3, "readdir": 3, "access": 2, "flags": 1, "statfs": 1, "shrink": 1,
+    "stat": 3, "readdir": 3, "access": 2, "flags": 1, "statfs": 1, "shrink": 1, "syncfs": 0.5,
 }
 
 
@@ -189,7 +189,7 @@ class OpGen:
             kind = self.rng.choices(self.kinds, self.weights)[0]
             args = getattr(self, "gen_" + kind, lambda: None)()
             if args is not None:
-                uid = self.uid() if kind not in ("hmap", "hclose", "hmapread", "shrink") else 0
+                uid = self.uid() if kind not in ("hmap", "hclose", "hmapread", "shrink", "syncfs") else 0
                 return [kind, uid] + [dec(a) if isinstance(a, bytes) else a for a in args]
 
     # One for each operation.
@@ -386,3 +386,5 @@ class OpGen:
 
     def gen_shrink(self):
         return []
+
+    gen_syncfs = gen_shrink

@@ -71,23 +71,47 @@ def _stable_ino(diff):
 
 
 def _unprivileged_links(diff):
-    return diff.field == "links" and diff.mode == "userns" and diff.ref == diff.path
+    return diff.field == "links" and diff.mode == "userns"
+
+
+def _exdev_first(diff):
+    if diff.kind != "step" or diff.op[0] != "rename":
+        return False
+    return {diff.ref, diff.ours} == {"EXDEV", "ENOTEMPTY"}
 
 
 def _rmdir_ghosts(diff):
-    if diff.kind != "step" or diff.op[0] not in ("rmdir", "rmtree", "rename"):
+    if diff.kind != "step" or diff.field != "result" or diff.op[0] not in ("rmdir", "rmtree", "rename"):
         return False
     if diff.ref != "ENOTEMPTY" and not (isinstance(diff.ref, list) and "ENOTEMPTY" in [e[1] for e in diff.ref]):
         return False
     return diff.ours in (None, []) and (diff.op[0] == "rename" or diff.ghost_directory(diff.op[2]))
 
 
+def _setgid_non_member(diff):
+    return diff.field == "mode" and isinstance(diff.ref, int) and diff.ours == diff.ref | 0o2000
+
+
+def _seek_in_directory(diff):
+    return diff.kind == "step" and diff.op[0] == "hseek" and diff.ours == "ENXIO" and isinstance(diff.ref, int)
+
+
+def _remove_absent(diff):
+    return diff.kind == "step" and diff.op[0] == "removexattr" and (diff.ref, diff.ours) == ("EPERM", "ENODATA")
+
+
 RULES = [
+    ("setgid-non-member", "a write by somebody outside the file's group takes setgid without group execute away; the request does "
+     "not tell the writer's groups", _setgid_non_member),
+    ("seek-in-directory", "SEEK_DATA and SEEK_HOLE on a directory are answered by the kernel's FUSE itself", _seek_in_directory),
+    ("remove-absent", "removing an xattr that is not there and may not be set: ENODATA goes before EPERM here", _remove_absent),
     ("stable-ino", "without privilege the kernel cannot follow overlay.origin, so st_ino changes at copy-up; ours stays. And a "
      "file that was opened for writing but not changed is in the kernel's upper and not in ours, which shows in st_ino after "
      "a remount", _stable_ino),
     ("unprivileged-links", "for the same reason the names of a hard link made after copy-up show different st_ino in the kernel",
      _unprivileged_links),
+    ("exdev-first", "a rename that fails for two reasons: a redirect that cannot be and a target that is not empty",
+     _exdev_first),
     ("rmdir-ghosts", "the kernel does not remove a directory in which it lists whiteouts that it does not show", _rmdir_ghosts),
     ("kernel-d_ino", "the kernel's listing keeps an old d_ino now and then; ours must equal st_ino", _wrong_d_ino),
     ("ghost-whiteouts", "kernel lists whiteouts of a directory that is not merged, though they cannot be looked up", _ghost),
@@ -103,6 +127,10 @@ AVOIDED = [
     ("mapped-write-privileges", "a write through a mapping leaves setuid, setgid and capabilities in the kernel; here it reaches "
      "the layer as a write, which takes capabilities away, and without privilege the bits too. Where a file has them a "
      "write comes before"),
+    ("truncate-same-size", "truncate(2) to the size that the file has: POSIX leaves st_mtime alone and so does FUSE with the "
+     "writeback cache; ext4 sets it"),
+    ("inherited-flags", "whether a new file inherits its directory's flags (chattr) depends in the kernel on where it was made; "
+     "flags are set on files only"),
     ("times-now", "times that a clock made are compared as 'now' only: with the writeback cache they are a little off"),
     ("directories", "st_size, st_nlink and st_blocks of directories are each file system's own"),
     ("atime", "access times follow relatime of the layers in the kernel and are not kept here"),

@@ -158,10 +158,10 @@ class Run:
 
     @staticmethod
     def ghost_directory(tree, rel):
-        """Is there below REL a directory in which nothing but names are listed that cannot be looked up?"""
+        """Is there below REL a directory that has no name which can be looked up?"""
         for top, dirs, files in os.walk(tree.side.path(rel)):
             names = dirs + files
-            if names and not any(os.path.lexists(os.path.join(top, n)) for n in names):
+            if not any(os.path.lexists(os.path.join(top, n)) for n in names):
                 return True
         return False
 

@@ -81,6 +81,10 @@ def fallocate(fd, mode, offset, length):
     _check(_libc.fallocate(fd, mode, offset, length))
 
 
+def syncfs(fd):
+    _check(_libc.syncfs(fd))
+
+
 def access(path, mode):
     """access(2) with the ids that the operation runs with (AT_EACCESS)."""
     _check(_libc.faccessat(AT_FDCWD, path, mode, 0x200))
