@@ -12,6 +12,10 @@ import re
 import subprocess
 import sys
 
+if not os.environ.get("OV_REAL"):
+    print("1..0 # SKIP takes minutes and a mirror: set OV_REAL=1 to run it")
+    sys.exit(0)
+
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from realtest import file_of, ovtest, System, unpack  # noqa: E402
