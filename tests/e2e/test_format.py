@@ -362,7 +362,8 @@ def test_bad_redirects_never_leave_the_layer():
 @test(only_ours="how it meets hostile layers")
 def test_malformed_marks_do_no_harm():
     low = {}
-    for i, v in enumerate([b"", b"\0", b"\0\xfb", b"\0\xfb\xff\0" + b"z" * 300, b"\xff" * 40, b"\0\xfb\x15\0\x01" + b"u" * 16,
+    for i, v in enumerate([b"", b"\0", b"\0\xfb", b"\0\xfb\xff\0" + b"z" * 300, b"\xff" * 40,
+                           b"\0\xfb\x15\0\x01" + b"u" * 16,
                            b"\1\xfb\x1d\0\x01" + b"u" * 24]):
         low["o%d" % i] = File("x", xattrs={"OVL.origin": v})
         low["do%d" % i] = Folder({"in": ""}, xattrs={"OVL.origin": v, "OVL.impure": v, "OVL.opaque": v})
@@ -614,7 +615,7 @@ def test_data_only_lower():
             skip("not known there")
         if not is_root_mode() and IS_KERNEL:
             skip("needs privilege in the kernel")
-        ov.mount_or_skip("redirect_dir=follow,metacopy=on" if is_root_mode() else "redirect_dir=follow,metacopy=on", "metacopy")
+        ov.mount_or_skip("redirect_dir=follow,metacopy=on", "metacopy")
         eq(names(ov.mnt), ["f"])
         eq(read(ov.m("f")), b"b" * 9000)
 

@@ -52,7 +52,8 @@ def test_mapping_is_what_permissions_count_by():
 @test(not_kernel=FUSE_ONLY, ids=True)
 def test_mapping_of_acls():
     need("setfacl", "getfacl")
-    with Overlay({"f": File("x", uid=1000, gid=1000)}, opts="uidmapping=1000:0:100:0:60000:1,gidmapping=1000:0:100:0:60000:1") as ov:
+    opts = "uidmapping=1000:0:100:0:60000:1,gidmapping=1000:0:100:0:60000:1"
+    with Overlay({"f": File("x", uid=1000, gid=1000)}, opts=opts) as ov:
         run("setfacl", "-m", "u:7:rw", ov.m("f"))
         ok("user:7:rw-" in run("getfacl", "-cnp", ov.m("f")).stdout, "in the view")
         if not IS_OURS:
@@ -272,7 +273,7 @@ def test_timeout_0_asks_every_time():
         ok(c.total >= 15, c.all)
 
 
-@test(not_kernel=FUSE_ONLY)
+@test(not_kernel=FUSE_ONLY, tries=4)
 def test_timeout_runs_out():
     if not IS_OURS:
         skip("counts messages")

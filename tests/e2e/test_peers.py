@@ -157,7 +157,7 @@ def test_kernel_overlay_stacks_on_top():
 
 @test
 def test_kernel_overlay_with_its_upper_on_top():
-    """The upper and work directory of a kernel overlay inside the mount: it needs d_type, xattrs, whiteouts, tmpfiles."""
+    """Its upper and work directory inside the mount: it needs d_type, xattrs, whiteouts, tmpfiles."""
     if IS_KERNEL:
         skip("about the kernel on another program")
     with Overlay({"low": {"f": "x", "g": "y"}}) as ov:

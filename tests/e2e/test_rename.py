@@ -93,7 +93,7 @@ def check_pairs(pairs, flags, opts="", redirect=False):
                 got = None
             except OSError as e:
                 got = e.errno
-            ok(got == code, "%s: got %s, want %s" % (what, got and errno.errorcode[got], code and errno.errorcode[code]))
+            ok(got == code, "%s: got %s, want %s" % (what, errno.errorcode.get(got), errno.errorcode.get(code)))
             if code is None:
                 sa, sb = (sb, sa) if flags & RENAME_EXCHANGE else (None, sa)
             want[i] = what, sa, sb

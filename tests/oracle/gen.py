@@ -243,8 +243,12 @@ class OpGen:
     def gen_hchmod(self):
         return self._handle(self.mode())
 
+    def owners(self):
+        # Not both of them -1 (known.py: chown-nobody).
+        return self.rng.choice([(u, g) for u in UIDS + (-1,) for g in UIDS + (-1,) if u != -1 or g != -1])
+
     def gen_hchown(self):
-        return self._handle(self.rng.choice(UIDS + (-1,)), self.rng.choice(UIDS + (-1,)))
+        return self._handle(*self.owners())
 
     def gen_hutimens(self):
         return self._handle(self.times())
@@ -280,7 +284,7 @@ class OpGen:
         return None if slot is None else [slot]
 
     def _flags(self):
-        choice = [(0, 0), (ops.FS_NODUMP, 0), (ops.FS_NOATIME, 0), (0, ops.FS_NODUMP | ops.FS_NOATIME)]
+        choice = [(0, 0), (ops.FS_NOATIME, 0), (0, ops.FS_NOATIME)]
         if "immutable" in self.extra:
             choice += [(ops.FS_APPEND, 0), (ops.FS_IMMUTABLE, 0)]
             choice += [(0, ops.FS_APPEND | ops.FS_IMMUTABLE)] * 4
@@ -357,7 +361,7 @@ class OpGen:
         return [self.any(), self.mode()]
 
     def gen_chown(self):
-        return [self.any(), self.rng.choice(UIDS + (-1,)), self.rng.choice(UIDS + (-1,)), self.rng.randrange(2)]
+        return [self.any(), *self.owners(), self.rng.randrange(2)]
 
     def gen_utimens(self):
         return [self.any(), self.times(), self.rng.randrange(2)]

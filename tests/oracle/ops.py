@@ -34,8 +34,8 @@ SPEC = {
 }
 
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
-FS_NOATIME, FS_NODUMP, FS_SYNC, FS_APPEND, FS_IMMUTABLE = 0x80, 0x40, 0x8, 0x20, 0x10
-FLAG_MASK = FS_NOATIME | FS_NODUMP | FS_SYNC | FS_APPEND | FS_IMMUTABLE
+FS_NOATIME, FS_SYNC, FS_APPEND, FS_IMMUTABLE = 0x80, 0x8, 0x20, 0x10
+FLAG_MASK = FS_NOATIME | FS_SYNC | FS_APPEND | FS_IMMUTABLE
 
 OPEN_FLAGS = [(os.O_CREAT, "CREAT"), (os.O_EXCL, "EXCL"), (os.O_TRUNC, "TRUNC"), (os.O_APPEND, "APPEND"),
               (os.O_NOFOLLOW, "NOFOLLOW"), (os.O_DIRECTORY, "DIRECTORY"), (os.O_DIRECT, "DIRECT"), (os.O_SYNC, "SYNC")]
@@ -217,6 +217,8 @@ def op_hwrite(side, slot, off, length, pattern):
 
 def op_happend(side, slot, length, pattern):
     fd = side.fd(slot)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        return "not a file"
     os.lseek(fd, 0, os.SEEK_END)
     return os.write(fd, data(pattern, length))
 

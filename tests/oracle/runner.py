@@ -146,6 +146,7 @@ class Run:
         ref, ours = (b, a) if self.swapped else (a, b)
         diff = Difference(kind, field, ref, ours, op, path, note)
         diff.mode, diff.eager, diff.pushed = self.case["mode"], self.case["eager"], self.a.generation > 0
+        diff.program = self.case["program"]
         diff.ghost_directory = lambda rel: self.ghost_directory(self.trees[self.swapped], rel)
         name = known.find(diff)
         if not name and any(word in ":".join(str(c) for c in diff.category()) for word in self.case["ignore"]):
