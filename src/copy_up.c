@@ -361,6 +361,18 @@ static int switch_dir(struct ov_inode *i, struct ov_inode *parent, const char *n
 	return 0;
 }
 
+/* An append-only file can be made so only when it has its name. Without the privilege the copy is an ordinary file. */
+static void keep_append_only(const struct cu *c)
+{
+	int flags = 0;
+
+	if (!(c->stx.stx_attributes & STATX_ATTR_APPEND) || c->fd < 0 || ioctl(c->fd, FS_IOC_GETFLAGS, &flags) < 0)
+		return;
+	flags |= FS_APPEND_FL;
+	if (ioctl(c->fd, FS_IOC_SETFLAGS, &flags) < 0)
+		ov_warn("the copy of append-only '%s' is not append-only: %s", c->src_name, strerror(errno));
+}
+
 /* The inode's object is the copy from now on; its open fd is the one of the copy. */
 static void switch_file(struct cu *c, struct ov_rdir *dir)
 {
@@ -452,6 +464,7 @@ static int commit(struct cu *c)
 		r = appear(c, parent, name);
 	if (r < 0)
 		return r;
+	keep_append_only(c);
 	if (ov_inode_isdir(i)) {
 		r = switch_dir(i, parent, name);
 		if (r < 0)
@@ -467,14 +480,26 @@ static int commit(struct cu *c)
 	return 0;
 }
 
+/* What chattr(1) forbids: any change of an immutable file but of its flags, and all but appending to an append-only one. */
+static int check_protected(const struct cu *c, unsigned flags)
+{
+	bool appends = (flags & (OV_COPY_DATA | OV_COPY_TRUNC)) == OV_COPY_DATA || S_ISDIR(c->stx.stx_mode);
+
+	if (flags & OV_COPY_ATTRS)
+		return 0;
+	if (c->stx.stx_attributes & STATX_ATTR_IMMUTABLE)
+		return -EPERM;
+	return (c->stx.stx_attributes & STATX_ATTR_APPEND) && !appends ? -EPERM : 0;
+}
+
 static int copy_one(struct overlay *ov, struct ov_inode *i, unsigned flags, off_t size)
 {
 	struct cu c = {.ov = ov, .i = i, .fd = -1};
 	char where[512];
 	int r = cu_locate(&c);
 
-	if (r == 0 && (c.stx.stx_attributes & STATX_ATTR_IMMUTABLE))
-		r = -EPERM;
+	if (r == 0)
+		r = check_protected(&c, flags);
 	if (r == 0) {
 		c.size = (off_t)c.stx.stx_size;
 		c.metacopy = ov->cfg.metacopy && S_ISREG(c.stx.stx_mode) && c.size > 0 && !(flags & OV_COPY_DATA) &&

@@ -137,6 +137,13 @@ int ov_probe(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name,
 /* Does ".wh.NAME" hide NAME of the layers below RDIR? 1, 0, -errno. */
 int ov_probe_oci_whiteout(struct ov_rdir *rdir, int fd, const char *name);
 
+/* A lower file that chattr(1) protects from being removed or renamed? The upper's file system knows that of its own. */
+static inline int ov_check_lower_protected(const struct ov_inode *i, const struct statx *stx)
+{
+	return !ov_inode_is(i, OV_I_UPPER) && (stx->stx_attributes & (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND)) ? -EPERM
+														  : 0;
+}
+
 /* Take over FOUND as a new inode named NAME in PARENT (or find the one that is there). Counts a lookup if COUNT. */
 int ov_instantiate(struct overlay *ov, struct ov_inode *parent, const char *name, struct ov_found *f, bool count,
 		   struct ov_inode **out);
@@ -149,6 +156,7 @@ int ov_lookup_locked(struct overlay *ov, struct ov_inode *parent, const char *na
 enum ov_copy_flags {
 	OV_COPY_DATA = 1 << 0, /* data will be changed: a metacopy is not enough */
 	OV_COPY_TRUNC = 1 << 1, /* only the first SIZE bytes of data are wanted */
+	OV_COPY_ATTRS = 1 << 2, /* to change chattr(1) flags: also of what they protect */
 };
 
 /*

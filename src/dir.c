@@ -822,8 +822,6 @@ static int remove_name(struct overlay *ov, struct ov_inode *parent, const char *
 	if (!ov_inode_isdir(parent))
 		return -ENOTDIR;
 	r = ov_want_write(ov);
-	if (r == 0)
-		r = ov_copy_up(ov, parent, 0, 0);
 	if (r < 0)
 		return r;
 	{
@@ -835,11 +833,15 @@ static int remove_name(struct overlay *ov, struct ov_inode *parent, const char *
 	if (!entry.nodeid)
 		return -ENOENT;
 	i = ov_inode_find(&ov->tab, entry.nodeid);
-	{
+	if (dir != ov_inode_isdir(i))
+		r = dir ? -ENOTDIR : -EISDIR;
+	if (r == 0)
+		r = ov_check_lower_protected(i, &entry.attr);
+	if (r == 0)
+		r = ov_copy_up(ov, parent, 0, 0);
+	if (r == 0) {
 		OV_NS_WRITE(ov);
-		if (dir != ov_inode_isdir(i))
-			r = dir ? -ENOTDIR : -EISDIR;
-		if (r == 0 && dir) {
+		if (dir) {
 			r = ov_dir_is_empty(ov, i);
 			r = r < 0 ? r : (r ? 0 : -ENOTEMPTY);
 		}

@@ -337,7 +337,7 @@ int ov_ioctl(struct overlay *ov, struct ov_inode *i, unsigned cmd, const void *i
 	if (!S_ISREG(i->type) && !ov_inode_isdir(i))
 		return -ENOTTY;
 	if (set) {
-		r = ov_copy_up(ov, i, 0, 0);
+		r = ov_copy_up(ov, i, OV_COPY_ATTRS, 0);
 		if (r < 0)
 			return r;
 	}
@@ -348,7 +348,7 @@ int ov_ioctl(struct overlay *ov, struct ov_inode *i, unsigned cmd, const void *i
 		return f.fd < 0 ? f.fd : do_ioctl(f.fd, cmd, in, in_size, out, out_size);
 	}
 	if (ov_inode_is(i, OV_I_METACOPY) && set)
-		r = ov_copy_up(ov, i, OV_COPY_DATA, 0);
+		r = ov_copy_up(ov, i, OV_COPY_DATA | OV_COPY_ATTRS, 0);
 	if (r < 0)
 		return r;
 	slot = file_get_unlocked(ov, i, false, &r);

@@ -43,7 +43,7 @@ static int look(struct overlay *ov, struct side *s)
 		return r;
 	s->nodeid = entry.nodeid;
 	s->i = ov_inode_find(&ov->tab, entry.nodeid);
-	return 0;
+	return ov_check_lower_protected(s->i, &entry.attr);
 }
 
 /* May this object be moved at all? A directory with a lower part needs a redirect. */
@@ -241,7 +241,8 @@ static int move_with_whiteout(struct overlay *ov, struct side *old, struct side 
 	return r < 0 ? r : ov_place_whiteout(ov, rdir, old->fd.fd, old->name);
 }
 
-static int move_on_disk(struct overlay *ov, struct side *old, struct side *new)
+/* WHITEOUT: one shall be left under the old name even if there is nothing to hide. */
+static int move_on_disk(struct overlay *ov, struct side *old, struct side *new, bool whiteout)
 {
 	bool dir = ov_inode_isdir(old->i);
 	int r;
@@ -253,12 +254,12 @@ static int move_on_disk(struct overlay *ov, struct side *old, struct side *new)
 		} else {
 			/* the whiteout goes to the old place, where it stays if it is needed */
 			r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, RENAME_EXCHANGE);
-			if (r == 0 && !old->lower && unlinkat(old->fd.fd, old->name, 0) < 0)
+			if (r == 0 && !old->lower && !whiteout && unlinkat(old->fd.fd, old->name, 0) < 0)
 				ov_warn("a spare whiteout '%s' stays: %s", old->name, strerror(errno));
 			return r;
 		}
 	}
-	if (old->lower)
+	if (old->lower || whiteout)
 		return move_with_whiteout(ov, old, new);
 	return ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0);
 }
@@ -309,7 +310,7 @@ static int rename_to(struct overlay *ov, struct ov_inode *i, struct side *to, bo
 }
 
 /* Namespace lock held for writing, both sides in the upper. */
-static int replace(struct overlay *ov, struct side *old, struct side *new)
+static int replace(struct overlay *ov, struct side *old, struct side *new, bool whiteout)
 {
 	bool last = false, first;
 	int r = 0;
@@ -328,7 +329,7 @@ static int replace(struct overlay *ov, struct side *old, struct side *new)
 	if (r == 0)
 		r = mark_impure(ov, old, new);
 	if (r == 0)
-		r = move_on_disk(ov, old, new);
+		r = move_on_disk(ov, old, new, whiteout);
 	if (r < 0)
 		return r;
 	if (new->i)
@@ -372,8 +373,8 @@ int ov_rename(struct overlay *ov, struct ov_inode *olddir, const char *oldname, 
 
 	if (r < 0)
 		return r;
-	if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE)) ||
-	    (flags & (RENAME_NOREPLACE | RENAME_EXCHANGE)) == (RENAME_NOREPLACE | RENAME_EXCHANGE))
+	if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT)) ||
+	    ((flags & RENAME_EXCHANGE) && (flags & (RENAME_NOREPLACE | RENAME_WHITEOUT))))
 		return -EINVAL;
 	if (!ov_inode_isdir(olddir) || !ov_inode_isdir(newdir))
 		return -ENOTDIR;
@@ -388,7 +389,8 @@ int ov_rename(struct overlay *ov, struct ov_inode *olddir, const char *oldname, 
 		if (r == 0 && !old.upper)
 			r = -ENOENT;
 		if (r == 0)
-			r = flags & RENAME_EXCHANGE ? exchange(ov, &old, &new) : replace(ov, &old, &new);
+			r = flags & RENAME_EXCHANGE ? exchange(ov, &old, &new)
+					    : replace(ov, &old, &new, flags & RENAME_WHITEOUT);
 		ov_rfd_release(&old.fd);
 		ov_rfd_release(&new.fd);
 	}

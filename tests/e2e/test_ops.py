@@ -756,6 +756,37 @@ def test_immutable_and_append_only():
         os.unlink(f)
 
 
+@test(modes=("root",))
+def test_protected_lower_files():
+    with Overlay({"d": {n: n for n in ("i", "a", "i2", "a2")}}) as ov:
+        low = {n: ov.l("d/" + n) for n in ("i", "a", "i2", "a2")}
+        try:
+            for n in low:
+                set_flags(low[n], get_flags(low[n]) | (FS_IMMUTABLE_FL if n[0] == "i" else FS_APPEND_FL))
+            ov.remount()
+            for n in low:
+                f = ov.m("d/" + n)
+                fails(errno.EPERM, os.unlink, f)
+                fails(errno.EPERM, os.rename, f, ov.m("other"))
+                fails(errno.EPERM, os.chmod, f, 0o777)
+                fails(errno.EPERM, os.truncate, f, 0)
+                fails(errno.EPERM, os.setxattr, f, "user.x", b"1")
+            eq([n for n in low if os.path.lexists(ov.u("d/" + n))], [])
+            append(ov.m("d/a"), "ppended")
+            fails(errno.EPERM, os.unlink, ov.m("d/a"))
+            ok(get_flags(ov.m("d/a")) & FS_APPEND_FL, "the copy is append-only, too")
+            for n in low:
+                f = ov.m("d/" + n)
+                set_flags(f, get_flags(f) & ~(FS_APPEND_FL | FS_IMMUTABLE_FL))
+                os.chmod(f, 0o600)
+                os.rename(f, f + ".new")
+                eq(read(f + ".new"), b"appended" if n == "a" else n.encode())
+                ok(get_flags(low[n]) & (FS_APPEND_FL | FS_IMMUTABLE_FL), "the lower keeps its own")
+        finally:
+            for f in low.values():
+                set_flags(f, get_flags(f) & ~(FS_APPEND_FL | FS_IMMUTABLE_FL))
+
+
 @test
 def test_fsgetxattr():
     with Three() as ov:
