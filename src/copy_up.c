@@ -35,6 +35,8 @@ struct cu {
 	uint64_t raw_ino;
 	off_t size;                  /* bytes of data to copy */
 	bool metacopy;
+	bool indexed;                /* goes into the index, as INDEX_NAME */
+	char index_name[OV_INDEX_NAME];
 	char tmp[32];                /* name in workdir/work, "" while there is none */
 	int fd;                      /* regular file: the copy, opened for reading and writing */
 };
@@ -194,7 +196,7 @@ static int write_origin(struct cu *c, struct ov_at to)
 	struct ov_fh fh = {0};
 	int r;
 
-	if (!S_ISDIR(c->stx.stx_mode) && c->stx.stx_nlink > 1 && !ov_inode_is(c->i, OV_I_INDEXED))
+	if (!S_ISDIR(c->stx.stx_mode) && c->stx.stx_nlink > 1 && !c->indexed)
 		return 0;
 	if (!S_ISREG(c->stx.stx_mode) && !S_ISDIR(c->stx.stx_mode) && ov->xp == OV_XP_USER)
 		return 0; /* user.* xattrs exist on files and directories only */
@@ -221,6 +223,8 @@ static int copy_metadata(struct cu *c)
 	if (r < 0)
 		return r;
 	r = write_origin(c, to);
+	if (r == 0 && c->indexed) /* the entry itself will be the only name in the upper */
+		r = ov_nlink_write(to, c->ov->xp, 'U', (int)c->stx.stx_nlink - 1);
 	if (r < 0)
 		return r;
 	if (c->metacopy) {
@@ -313,29 +317,51 @@ static int link_into_place(struct cu *c, int dirfd, const char *name)
 	return linkat(AT_FDCWD, path, dirfd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 }
 
-/* Appear in the upper directory of PARENT, whose times stay as they were. Namespace lock held for writing. */
+/* Around what puts a copy into directory PARENT (fd DIRFD): its times stay as they were. */
+static int begin_appear(struct overlay *ov, struct ov_inode *parent, int dirfd, struct statx *before)
+{
+	int r = mark_impure(ov, parent, dirfd);
+
+	return r < 0 ? r : ov_at_statx(ov_at_fd(dirfd), STATX_BASIC_STATS, before);
+}
+
+static void end_appear(int dirfd, const struct statx *before)
+{
+	struct timespec ts[2] = {
+		{.tv_sec = before->stx_atime.tv_sec, .tv_nsec = before->stx_atime.tv_nsec},
+		{.tv_sec = before->stx_mtime.tv_sec, .tv_nsec = before->stx_mtime.tv_nsec},
+	};
+
+	(void)ov_at_utimens(ov_at_fd(dirfd), ts); /* best effort, as the kernel */
+}
+
+/* Appear in the upper directory of PARENT. Namespace lock held for writing. */
 static int appear(struct cu *c, struct ov_inode *parent, const char *name)
 {
-	struct overlay *ov = c->ov;
-	ov_cleanup_rfd struct ov_rfd d = ov_rfd_get(&ov->fds, ov_upper_rdir(parent));
-	struct timespec ts[2];
+	ov_cleanup_rfd struct ov_rfd d = ov_rfd_get(&c->ov->fds, ov_upper_rdir(parent));
 	struct statx before;
 	int r;
 
 	if (d.fd < 0)
 		return d.fd;
-	r = mark_impure(ov, parent, d.fd);
+	r = begin_appear(c->ov, parent, d.fd, &before);
+	if (r == 0)
+		r = link_into_place(c, d.fd, name);
+	if (r == 0)
+		end_appear(d.fd, &before);
+	return r;
+}
+
+int ov_link_alias(struct overlay *ov, struct ov_inode *parent, int dirfd, struct ov_at from, const char *name)
+{
+	struct statx before;
+	int r = begin_appear(ov, parent, dirfd, &before);
+
 	if (r < 0)
 		return r;
-	r = ov_at_statx(ov_at_fd(d.fd), STATX_BASIC_STATS, &before);
-	if (r < 0)
-		return r;
-	r = link_into_place(c, d.fd, name);
-	if (r < 0)
-		return r;
-	ts[0] = (struct timespec){.tv_sec = before.stx_atime.tv_sec, .tv_nsec = before.stx_atime.tv_nsec};
-	ts[1] = (struct timespec){.tv_sec = before.stx_mtime.tv_sec, .tv_nsec = before.stx_mtime.tv_nsec};
-	(void)ov_at_utimens(ov_at_fd(d.fd), ts); /* best effort, as the kernel */
+	if (linkat(from.fd, from.name, dirfd, name, 0) < 0)
+		return -errno;
+	end_appear(dirfd, &before);
 	return 0;
 }
 
@@ -430,6 +456,32 @@ static int remember_data(struct cu *c)
 	return 0;
 }
 
+/* The copy of a file with several names goes into the index first, and from there to the name it is wanted under. */
+static int commit_indexed(struct cu *c, struct ov_inode *parent, const char *name)
+{
+	struct overlay *ov = c->ov;
+	struct ov_inode *i = c->i;
+	char *rname = strdup(c->index_name);
+	struct statx stx;
+	int r = rname ? 0 : -ENOMEM;
+
+	if (r == 0)
+		r = link_into_place(c, ov->index_fd, c->index_name);
+	if (r == 0)
+		r = ov_at_statx(ov_at_name(ov->index_fd, c->index_name), STATX_INO, &stx);
+	if (r < 0) {
+		free(rname);
+		return r;
+	}
+	keep_append_only(c);
+	switch_file(c, ov->index);
+	i->rname = rname;
+	ov_inode_set(i, OV_I_UPPER | OV_I_INDEXED | (c->metacopy ? OV_I_METACOPY : 0));
+	ov_inode_unset(i, OV_I_LOWERLINKS);
+	ov_inode_set_key(&ov->tab, i, (struct ov_key){.ino = stx.stx_ino, .fsid = ov->index_layer.fsid, .upper = 1});
+	return ov_index_link_up(ov, i, parent, name);
+}
+
 static int commit(struct cu *c)
 {
 	struct overlay *ov = c->ov;
@@ -460,6 +512,8 @@ static int commit(struct cu *c)
 		return -EAGAIN; /* moved meanwhile: the caller begins anew */
 	if (c->metacopy)
 		r = remember_data(c);
+	if (r == 0 && c->indexed)
+		return commit_indexed(c, parent, name);
 	if (r == 0)
 		r = appear(c, parent, name);
 	if (r < 0)
@@ -506,6 +560,7 @@ static int copy_one(struct overlay *ov, struct ov_inode *i, unsigned flags, off_
 			     !ov_inode_is(i, OV_I_UNLINKED);
 		if ((flags & OV_COPY_TRUNC) && size < c.size)
 			c.size = size;
+		c.indexed = ov_index_has(ov, i) && ov_index_name(ov, c.src.layer, c.src.at, c.index_name) == 0;
 		r = prepare(&c);
 	}
 	if (r == 0)

@@ -119,6 +119,7 @@ struct ov_found {
 	unsigned nrdirs;
 	bool upper;
 	bool metacopy;
+	bool indexed;              /* RPARENT is the index */
 	struct ov_lowerdata *data; /* metacopy: owned */
 };
 void ov_found_clear(struct overlay *ov, struct ov_found *f);
@@ -165,6 +166,12 @@ enum ov_copy_flags {
  */
 int ov_copy_up(struct overlay *ov, struct ov_inode *i, unsigned flags, off_t size);
 
+/*
+ * Link upper object FROM as NAME into the upper directory of PARENT (fd DIRFD), whose times stay. Namespace lock held for
+ * writing. 0 or -errno.
+ */
+int ov_link_alias(struct overlay *ov, struct ov_inode *parent, int dirfd, struct ov_at from, const char *name);
+
 /* dir.c */
 
 /* Remove NAME, a file or a whole directory, from workdir/work. Best effort; failures are logged. */
@@ -190,6 +197,45 @@ void ov_name_gone(struct overlay *ov, struct ov_inode *parent, const char *name)
 
 /* Directory properties that creation needs, cached in the inode's flags. Namespace lock held. */
 int ov_dir_props(struct overlay *ov, struct ov_inode *dir, struct statx *stx);
+
+/* index.c. Namespace lock held, for writing by what changes the disk. */
+
+#define OV_INDEX_NAME (2 * 255 + 1)
+
+/* Open workdir/index, check that it belongs to these layers, remove what a crash left. Errors are logged; without file
+ * handles index=off is gone on with: ov->index stays NULL. */
+int ov_index_open(struct overlay *ov);
+
+/* Name in the index of object LOWER of LAYER. 0, -EOPNOTSUPP without handles, -errno. */
+int ov_index_name(struct overlay *ov, const struct ov_layer *layer, struct ov_at lower, char name[OV_INDEX_NAME]);
+
+/* F is a file of the upper with origin ORIGIN: if it is in the index it is reached through that from now on. */
+struct ov_fh;
+int ov_index_check_upper(struct overlay *ov, struct ov_found *f, const struct ov_fh *origin);
+
+/* F is a lower file found as NAME: if another of its names was copied up, F becomes that copy. */
+int ov_index_check_lower(struct overlay *ov, struct ov_found *f, const char *name);
+
+/* The link count of index entry AT in the view: STX->stx_nlink, as on disk, is changed. */
+void ov_index_nlink(struct overlay *ov, struct ov_at at, struct statx *stx);
+
+/* Name NAME in PARENT (in the upper) of indexed I is only in a lower yet: make it a link in the upper. */
+int ov_index_link_up(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, const char *name);
+
+/* A name of indexed I is gone from disk; the last one takes the index entry with it. */
+void ov_index_drop_unused(struct overlay *ov, struct ov_inode *i);
+
+/* May objects of TYPE (S_IFMT bits among others) be in the index? user.* xattrs, which it needs, exist on files only. */
+static inline bool ov_index_takes(const struct overlay *ov, unsigned type)
+{
+	return ov->index && (S_ISREG(type) || (!S_ISDIR(type) && ov->trusted));
+}
+
+/* Is, or becomes at copy-up, I part of the index? */
+static inline bool ov_index_has(const struct overlay *ov, const struct ov_inode *i)
+{
+	return ov_index_takes(ov, i->type) && (ov_inode_is(i, OV_I_INDEXED) || (ov_inode_is(i, OV_I_LOWERLINKS) && !ov_inode_is(i, OV_I_UPPER)));
+}
 
 /* listing hooks, readdir.c: NAME appeared in or went from DIR. Namespace lock held. */
 void ov_listing_add(struct overlay *ov, struct ov_inode *dir, const char *name, unsigned type);

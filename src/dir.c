@@ -630,7 +630,7 @@ int ov_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, con
 	if (d.fd < 0)
 		return d.fd;
 	if (ov_inode_is(parent, OV_I_UNLINKED) ||
-	    (ov_inode_is(i, OV_I_UNLINKED) && !ov_inode_is(i, OV_I_TMPFILE)))
+	    (ov_inode_is(i, OV_I_UNLINKED) && !i->names && !ov_inode_is(i, OV_I_TMPFILE)))
 		return -ENOENT;
 	r = ov_real_get(ov, i, &real);
 	if (r == 0)
@@ -691,6 +691,7 @@ static void move_to_next_name(struct overlay *ov, struct ov_inode *i)
 		return;
 	i->rparent = ov_rdir_ref(ov_upper_rdir(i->names->parent));
 	ov_rdir_unref(&ov->fds, old);
+	ov_inode_unset(i, OV_I_UNLINKED);
 	ov_fdslot_hold(&ov->fds, &i->slot, false);
 }
 
@@ -839,18 +840,24 @@ static int remove_name(struct overlay *ov, struct ov_inode *parent, const char *
 		r = ov_check_lower_protected(i, &entry.attr);
 	if (r == 0)
 		r = ov_copy_up(ov, parent, 0, 0);
+	if (r == 0 && ov_index_has(ov, i))
+		r = ov_copy_up(ov, i, 0, 0); /* the index counts its names */
 	if (r == 0) {
 		OV_NS_WRITE(ov);
 		if (dir) {
 			r = ov_dir_is_empty(ov, i);
 			r = r < 0 ? r : (r ? 0 : -ENOTEMPTY);
 		}
+		if (r == 0 && ov_inode_is(i, OV_I_INDEXED))
+			r = ov_index_link_up(ov, i, parent, name);
 		if (r == 0)
 			r = keep_if_last(ov, i);
 		if (r == 0)
 			r = remove_on_disk(ov, parent, name, dir);
 		if (r == 0)
 			ov_name_gone(ov, parent, name);
+		if (r == 0 && ov_inode_is(i, OV_I_INDEXED))
+			ov_index_drop_unused(ov, i);
 	}
 	ov_inode_forget(&ov->tab, entry.nodeid, 1);
 	return r;

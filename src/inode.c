@@ -370,7 +370,8 @@ const char *ov_inode_rname(const struct ov_inode *i)
 {
 	if (i->rname)
 		return i->rname;
-	return i->names ? i->names->name : NULL;
+	/* one that was without a name is reached by its fd, also when another name of it was found later */
+	return i->names && !ov_inode_is(i, OV_I_UNLINKED) ? i->names->name : NULL;
 }
 
 void ov_itable_destroy(struct ov_itable *t)

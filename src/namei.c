@@ -24,6 +24,7 @@ struct search {
 	bool want_data;      /* the object was a metacopy: only its data is still looked for */
 	bool refused;        /* there was a redirect that may not be followed: an error if it leads anywhere */
 	bool stop;
+	struct ov_fh origin; /* of an upper file; len 0: none */
 };
 
 void ov_found_clear(struct overlay *ov, struct ov_found *f)
@@ -239,7 +240,10 @@ static void read_origin(struct search *s, struct ov_at at)
 	struct ov_fh fh;
 	uint64_t ino;
 
-	if (ov_fh_read(at, ov->xp, OV_X_ORIGIN, &fh) < 0 || fh.len < OV_FH_HEADER || !ov_fh_ino(&fh, &ino))
+	if (ov_fh_read(at, ov->xp, OV_X_ORIGIN, &fh) < 0 || fh.len < OV_FH_HEADER)
+		return;
+	s->origin = fh;
+	if (!ov_fh_ino(&fh, &ino))
 		return;
 	for (unsigned n = 1; n < ov->nlayers + ov->ndata; n++) {
 		if (memcmp(ov->layers[n].uuid, ov_fh_uuid(&fh), sizeof(ov->layers[n].uuid)) == 0) {
@@ -462,6 +466,8 @@ int ov_search(struct overlay *ov, struct ov_inode *parent, const char *name, uns
 	r = search_layers(&s, parent, first);
 	if (r == 0 && s.want_data && !s.stop)
 		r = search_data_layers(&s);
+	if (r == 0 && ov->index && first == 0 && f->exists)
+		r = f->upper ? ov_index_check_upper(ov, f, &s.origin) : ov_index_check_lower(ov, f, name);
 	free(s.redirect);
 	if (r == 0 && f->metacopy && !f->data) {
 		ov_warn("metacopy '%s' has no data in any lower layer", name);
@@ -488,13 +494,17 @@ int ov_lower_has(struct overlay *ov, struct ov_inode *parent, const char *name)
 	return r;
 }
 
-/* The identity under which other names of the same object find it; false: each name is an inode of its own. */
-static bool found_key(const struct overlay *ov, const struct ov_found *f, struct ov_key *key)
+/*
+ * The identity under which other names of the same object find it; false: each name is an inode of its own. *KEEP: there may be
+ * such names. A single name in the upper may be the last one of an object that is open through a name that is gone.
+ */
+static bool found_key(const struct overlay *ov, const struct ov_found *f, struct ov_key *key, bool *keep)
 {
-	if (S_ISDIR(f->stx.stx_mode) || f->stx.stx_nlink < 2)
+	*keep = f->stx.stx_nlink > 1 || f->indexed;
+	if (S_ISDIR(f->stx.stx_mode) || (!*keep && !f->upper))
 		return false;
-	/* lower aliases part at copy-up, as the next mount will show them; only a view that cannot change may join them */
-	if (!f->upper && ov->has_upper)
+	/* without an index lower aliases part at copy-up, as the next mount will show them: join them only where nothing changes */
+	if (!f->upper && ov->has_upper && !ov_index_takes(ov, f->stx.stx_mode))
 		return false;
 	*key = (struct ov_key){.ino = f->stx.stx_ino, .fsid = f->rparent->layer->fsid, .upper = f->upper};
 	return true;
@@ -522,6 +532,8 @@ static struct ov_inode *inode_from_found(struct overlay *ov, struct ov_found *f)
 		i->flags |= OV_I_METACOPY;
 	if (!f->upper && f->stx.stx_nlink > 1)
 		i->flags |= OV_I_LOWERLINKS;
+	if (f->indexed)
+		i->flags |= OV_I_INDEXED;
 	return i;
 }
 
@@ -532,7 +544,7 @@ int ov_instantiate(struct overlay *ov, struct ov_inode *parent, const char *name
 	struct ov_inode *fresh = NULL, *i = NULL;
 	struct ov_dentry *d;
 	struct ov_key key;
-	bool keyed = found_key(ov, f, &key);
+	bool keep = false, keyed = found_key(ov, f, &key, &keep);
 	int r = 0;
 
 	if (keyed) {
@@ -566,7 +578,7 @@ int ov_instantiate(struct overlay *ov, struct ov_inode *parent, const char *name
 		r = ov_dentry_add_locked(t, parent, name, i ? i : fresh, !i);
 	if (i || r < 0)
 		fresh->nlookup = 0;
-	else if (keyed)
+	else if (keyed && keep)
 		ov_inode_set_key_locked(t, fresh, key);
 	pthread_mutex_unlock(&t->lock);
 	*out = i ? i : fresh;

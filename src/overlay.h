@@ -76,7 +76,10 @@ struct overlay {
 	int work_fd;             /* workdir/work: temporaries */
 	int workdir_fd;          /* workdir itself */
 	int index_fd;            /* workdir/index, or -1 */
+	struct ov_layer index_layer; /* the upper's, rooted in the index; owns nothing */
+	struct ov_rdir *index;   /* directory of the index; NULL: index=off */
 	int xp;                  /* enum ov_xprefix written to and read from */
+	bool trusted;            /* which is trusted.overlay.*: on objects of every type */
 	int whiteout_kind;       /* enum ov_whiteout_kind to write */
 	enum ov_override override; /* of the upper, where owner and mode are kept in xattrs */
 	bool can_exchange, can_rename_whiteout, can_tmpfile, can_link_tmpfile;

@@ -1167,7 +1167,7 @@ static const char help_text[] =
 	"  redirect_dir=MODE         renamed directories: on (make and follow redirects), follow, nofollow,\n"
 	"                            off (make none, trusted ones are followed; the default)\n"
 	"  metacopy=BOOL             copy only metadata up until data changes; implies redirect_dir=on\n"
-	"  index=BOOL                keep hard links across copy-up (on: not supported yet)\n"
+	"  index=BOOL                keep hard links of lowers together across copy-up (default 0)\n"
 	"  userxattr                 keep the overlay's marks in user xattrs also where trusted ones\n"
 	"                            could be written\n"
 	"  xino=off|auto|on          layer number in the high bits of inode numbers (default auto)\n"

@@ -82,9 +82,15 @@ static int prepare(struct overlay *ov, struct side *old, struct side *new, unsig
 		r = ov_copy_up(ov, old->i, 0, 0);
 	if (r == 0)
 		r = ov_copy_up(ov, new->dir, 0, 0);
-	if (r == 0 && (flags & RENAME_EXCHANGE))
+	if (r == 0 && new->i && ((flags & RENAME_EXCHANGE) || ov_index_has(ov, new->i)))
 		r = ov_copy_up(ov, new->i, 0, 0);
 	return r;
+}
+
+/* One of several names kept together by the index: this very name must be in the upper. */
+static int link_up(struct overlay *ov, struct side *s)
+{
+	return s->i && ov_inode_is(s->i, OV_I_INDEXED) ? ov_index_link_up(ov, s->i, s->dir, s->name) : 0;
 }
 
 /* What is on disk at this side. Namespace lock held for writing. */
@@ -334,6 +340,8 @@ static int replace(struct overlay *ov, struct side *old, struct side *new, bool 
 		return r;
 	if (new->i)
 		ov_name_gone(ov, new->dir, new->name);
+	if (new->i && ov_inode_is(new->i, OV_I_INDEXED))
+		ov_index_drop_unused(ov, new->i);
 	first = unname(ov, old);
 	return rename_to(ov, old->i, new, first);
 }
@@ -383,7 +391,11 @@ int ov_rename(struct overlay *ov, struct ov_inode *olddir, const char *oldname, 
 	r = prepare(ov, &old, &new, flags);
 	if (r == 0 && old.i != new.i) {
 		OV_NS_WRITE(ov);
-		r = inspect(ov, &old);
+		r = link_up(ov, &old);
+		if (r == 0)
+			r = link_up(ov, &new);
+		if (r == 0)
+			r = inspect(ov, &old);
 		if (r == 0)
 			r = inspect(ov, &new);
 		if (r == 0 && !old.upper)

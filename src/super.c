@@ -474,10 +474,6 @@ static int open_overlay(struct overlay *ov, int mountpoint_fd)
 	ov->gid = getegid();
 	ov->mapped = ov->cfg.uidmap.n || ov->cfg.gidmap.n || ov->cfg.squash_to_root || ov->cfg.squash_uid >= 0 ||
 		     ov->cfg.squash_gid >= 0;
-	if (ov->cfg.index) {
-		ov_error("index=on is not supported yet: mount without it; lower hard links part at copy-up, as with index=off");
-		return -EOPNOTSUPP;
-	}
 	r = open_layers(ov);
 	if (r < 0)
 		return r;
@@ -488,6 +484,11 @@ static int open_overlay(struct overlay *ov, int mountpoint_fd)
 		r = prepare_upper(ov);
 	else
 		probe_xattrs(ov);
+	if (r < 0)
+		return r;
+	ov->trusted = ov->xp == OV_XP_TRUSTED;
+	if (ov->cfg.index)
+		r = ov_index_open(ov);
 	if (r < 0)
 		return r;
 	ov->follow_redirect = ov->cfg.redirect == OV_REDIRECT_ON || ov->cfg.redirect == OV_REDIRECT_FOLLOW ||
@@ -534,6 +535,8 @@ void ov_close(struct overlay *ov)
 			ov_rdir_unref(&ov->fds, ov->roots[n]);
 		ov_layer_close(&ov->layers[n]);
 	}
+	if (ov->index)
+		ov_rdir_unref(&ov->fds, ov->index);
 	ov_finish(ov);
 	if (ov->work_fd >= 0)
 		close(ov->work_fd);

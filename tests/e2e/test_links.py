@@ -110,6 +110,29 @@ def test_link_to_a_lower_file():
 
 
 @test
+def test_name_found_after_the_known_one_is_gone():
+    """An open file whose name is removed is the same file as another name of it that is looked up only then."""
+    with Overlay({}) as ov:
+        os.mkdir(ov.m("d"))
+        write(ov.m("a"), "1")
+        os.link(ov.m("a"), ov.m("d/b"))
+        ov.remount()
+        fd = os.open(ov.m("a"), os.O_RDWR)
+        os.unlink(ov.m("a"))
+        eq(nlink(ov.m("d/b")), 1)
+        os.pwrite(fd, b"22", 0)
+        eq(read(ov.m("d/b")), b"22")
+        os.link(ov.m("d/b"), ov.m("c"))
+        eq((os.fstat(fd).st_nlink, nlink(ov.m("c"))), (2, 2))
+        os.unlink(ov.m("d/b"))
+        os.pwrite(fd, b"333", 0)
+        eq(read(ov.m("c")), b"333")
+        os.close(fd)
+        os.rename(ov.m("c"), ov.m("d/e"))
+        eq(read(ov.m("d/e")), b"333")
+
+
+@test
 def test_links_of_new_files():
     with Overlay({}) as ov:
         write(ov.m("a"), "1")
