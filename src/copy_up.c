@@ -456,8 +456,8 @@ static int remember_data(struct cu *c)
 	return 0;
 }
 
-/* The copy of a file with several names goes into the index first, and from there to the name it is wanted under. */
-static int commit_indexed(struct cu *c, struct ov_inode *parent, const char *name)
+/* The copy of a file with several names goes into the index first, and from there to its names. */
+static int commit_indexed(struct cu *c)
 {
 	struct overlay *ov = c->ov;
 	struct ov_inode *i = c->i;
@@ -465,6 +465,8 @@ static int commit_indexed(struct cu *c, struct ov_inode *parent, const char *nam
 	struct statx stx;
 	int r = rname ? 0 : -ENOMEM;
 
+	if (r == 0 && c->metacopy)
+		r = remember_data(c);
 	if (r == 0)
 		r = link_into_place(c, ov->index_fd, c->index_name);
 	if (r == 0)
@@ -476,10 +478,10 @@ static int commit_indexed(struct cu *c, struct ov_inode *parent, const char *nam
 	keep_append_only(c);
 	switch_file(c, ov->index);
 	i->rname = rname;
-	ov_inode_set(i, OV_I_UPPER | OV_I_INDEXED | (c->metacopy ? OV_I_METACOPY : 0));
+	ov_inode_set(i, OV_I_UPPER | OV_I_INDEXED | OV_I_LOWERNAMES | (c->metacopy ? OV_I_METACOPY : 0));
 	ov_inode_unset(i, OV_I_LOWERLINKS);
 	ov_inode_set_key(&ov->tab, i, (struct ov_key){.ino = stx.stx_ino, .fsid = ov->index_layer.fsid, .upper = 1});
-	return ov_index_link_up(ov, i, parent, name);
+	return 0;
 }
 
 static int commit(struct cu *c)
@@ -506,14 +508,14 @@ static int commit(struct cu *c)
 		}
 		return r;
 	}
+	if (c->indexed)
+		return commit_indexed(c);
 	parent = i->names->parent;
 	name = i->names->name;
 	if (!ov_inode_is(parent, OV_I_UPPER))
 		return -EAGAIN; /* moved meanwhile: the caller begins anew */
 	if (c->metacopy)
 		r = remember_data(c);
-	if (r == 0 && c->indexed)
-		return commit_indexed(c, parent, name);
 	if (r == 0)
 		r = appear(c, parent, name);
 	if (r < 0)
@@ -617,14 +619,59 @@ static int copy_late_data(struct overlay *ov, struct ov_inode *i, unsigned flags
 
 static bool is_done(struct ov_inode *i, unsigned flags)
 {
-	return ov_inode_is(i, OV_I_UPPER) && !((flags & OV_COPY_DATA) && ov_inode_is(i, OV_I_METACOPY));
+	return ov_inode_is(i, OV_I_UPPER) && !((flags & OV_COPY_DATA) && ov_inode_is(i, OV_I_METACOPY)) &&
+	       !(ov_inode_is(i, OV_I_LOWERNAMES) && !(flags & OV_COPY_NAMED));
+}
+
+/* The N-th name of I and its directory, referenced. NULL: there are not that many. */
+static char *nth_name(struct overlay *ov, struct ov_inode *i, unsigned n, struct ov_inode **parent)
+{
+	struct ov_dentry *d;
+	char *name = NULL;
+
+	pthread_mutex_lock(&ov->tab.lock);
+	for (d = i->names; d && n; d = d->alias_next)
+		n--;
+	if (d) {
+		name = strdup(d->name);
+		*parent = d->parent;
+		d->parent->refs += name != NULL;
+	}
+	pthread_mutex_unlock(&ov->tab.lock);
+	return name;
+}
+
+/* Link every known name of indexed I into the upper. Busy mark held: names may come and go meanwhile, which makes no harm. */
+static int link_names(struct overlay *ov, struct ov_inode *i)
+{
+	int r = 0;
+
+	ov_inode_unset(i, OV_I_LOWERNAMES); /* set again by a name that is found from now on */
+	for (unsigned n = 0; r == 0; n++) {
+		struct ov_inode *parent;
+		ov_cleanup_free char *name = nth_name(ov, i, n, &parent);
+
+		if (!name)
+			break;
+		r = ov_copy_up(ov, parent, 0, 0);
+		if (r == 0) {
+			OV_NS_WRITE(ov);
+			if (ov_inode_is(i, OV_I_INDEXED) && !ov_inode_is(parent, OV_I_UNLINKED) &&
+			    ov_dentry_inode(&ov->tab, parent, name) == i)
+				r = ov_index_link_up(ov, i, parent, name);
+		}
+		ov_inode_unref(&ov->tab, parent);
+	}
+	if (r < 0)
+		ov_inode_set(i, OV_I_LOWERNAMES);
+	return r;
 }
 
 /* The uppermost ancestor of I (or I itself) that is still to be copied up, referenced. */
 static struct ov_inode *next_to_copy(struct overlay *ov, struct ov_inode *i)
 {
 	OV_NS_READ(ov);
-	while (!ov_inode_is(i, OV_I_UPPER) && !ov_inode_is(i, OV_I_UNLINKED) && i->names &&
+	while (!ov_inode_is(i, OV_I_UPPER) && !ov_index_has(ov, i) && !ov_inode_is(i, OV_I_UNLINKED) && i->names &&
 	       !ov_inode_is(i->names->parent, OV_I_UPPER))
 		i = i->names->parent;
 	ov_inode_ref(&ov->tab, i);
@@ -645,8 +692,10 @@ int ov_copy_up(struct overlay *ov, struct ov_inode *i, unsigned flags, off_t siz
 		r = 0;
 		if (!ov_inode_is(t, OV_I_UPPER))
 			r = copy_one(ov, t, f, size);
-		else if (!is_done(t, f))
+		else if (!is_done(t, f | OV_COPY_NAMED))
 			r = copy_late_data(ov, t, f, size);
+		if (r == 0 && ov_inode_is(t, OV_I_LOWERNAMES) && !(f & OV_COPY_NAMED))
+			r = link_names(ov, t);
 		ov_inode_busy_end(&ov->tab, t);
 		ov_inode_unref(&ov->tab, t);
 		if (r < 0 && r != -EAGAIN)

@@ -120,6 +120,7 @@ struct ov_found {
 	bool upper;
 	bool metacopy;
 	bool indexed;              /* RPARENT is the index */
+	bool lower_name;           /* and the name looked up is in a lower only */
 	struct ov_lowerdata *data; /* metacopy: owned */
 };
 void ov_found_clear(struct overlay *ov, struct ov_found *f);
@@ -158,11 +159,13 @@ enum ov_copy_flags {
 	OV_COPY_DATA = 1 << 0, /* data will be changed: a metacopy is not enough */
 	OV_COPY_TRUNC = 1 << 1, /* only the first SIZE bytes of data are wanted */
 	OV_COPY_ATTRS = 1 << 2, /* to change chattr(1) flags: also of what they protect */
+	OV_COPY_NAMED = 1 << 3, /* indexed: the caller goes on with ov_index_link_up() for the name that it means */
 };
 
 /*
  * Make I's object one of the upper layer, parents first. Nothing is held. With OV_COPY_TRUNC only SIZE bytes are copied.
- * 0 at once if it is there already. -EROFS without an upper.
+ * 0 at once if it is there already. -EROFS without an upper. An indexed file gets all its known names in the upper: which of
+ * them the change came by is not told, and the upper alone, as a layer of an image, must show the change under that one.
  */
 int ov_copy_up(struct overlay *ov, struct ov_inode *i, unsigned flags, off_t size);
 

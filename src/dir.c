@@ -841,7 +841,7 @@ static int remove_name(struct overlay *ov, struct ov_inode *parent, const char *
 	if (r == 0)
 		r = ov_copy_up(ov, parent, 0, 0);
 	if (r == 0 && ov_index_has(ov, i))
-		r = ov_copy_up(ov, i, 0, 0); /* the index counts its names */
+		r = ov_copy_up(ov, i, OV_COPY_NAMED, 0); /* the index counts its names */
 	if (r == 0) {
 		OV_NS_WRITE(ov);
 		if (dir) {

@@ -188,7 +188,7 @@ int ov_index_check_lower(struct overlay *ov, struct ov_found *f, const char *nam
 	f->rname = rname;
 	ov_rdir_unref(&ov->fds, f->rparent);
 	f->rparent = ov_rdir_ref(ov->index);
-	f->upper = f->indexed = true;
+	f->upper = f->indexed = f->lower_name = true;
 	ov_index_nlink(ov, at, &f->stx);
 	return r;
 }

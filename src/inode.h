@@ -7,7 +7,8 @@
  *
  * Lock order, outermost first:
  *   1. OV_I_BUSY of an inode (ov_inode_busy_begin/_end): one copy-up or other long change of that inode at a time.
- *      Taken parent before child, never two siblings; no other lock may be held when taking it.
+ *      One at a time; only with that of an indexed file those of its names' directories may be taken, never the other way
+ *      round. No other lock may be held when taking it.
  *   2. overlay.ns, a rwlock: names, parents and layers of inodes hold still while it is read-held; renaming,
  *      unlinking and the last step of a copy-up take it for writing, over a few syscalls, never over data or fsync.
  *   3. a listing's mutex (listing.h)
@@ -40,7 +41,8 @@ enum {
 	OV_I_IMPURE = 1 << 9,   /* directory: known to carry overlay.impure */
 	OV_I_INDEXED = 1 << 10, /* hard links of a lower kept together through the index */
 	OV_I_TMPFILE = 1 << 11, /* made by O_TMPFILE: may get a name */
-	OV_I_LOWERLINKS = 1 << 12, /* a lower file with several names, each its own inode here */
+	OV_I_LOWERLINKS = 1 << 12, /* a lower file with several names, each its own inode here unless there is an index */
+	OV_I_LOWERNAMES = 1 << 13, /* indexed: some of its names here may be in a lower only */
 };
 
 struct ov_dentry;

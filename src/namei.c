@@ -533,7 +533,7 @@ static struct ov_inode *inode_from_found(struct overlay *ov, struct ov_found *f)
 	if (!f->upper && f->stx.stx_nlink > 1)
 		i->flags |= OV_I_LOWERLINKS;
 	if (f->indexed)
-		i->flags |= OV_I_INDEXED;
+		i->flags |= OV_I_INDEXED | (f->lower_name ? OV_I_LOWERNAMES : 0);
 	return i;
 }
 
@@ -553,6 +553,8 @@ int ov_instantiate(struct overlay *ov, struct ov_inode *parent, const char *name
 		if (i) {
 			r = ov_dentry_add_locked(t, parent, name, i, false);
 			if (r == 0 || r == -EEXIST) {
+				if (f->lower_name)
+					ov_inode_set(i, OV_I_LOWERNAMES);
 				i->nlookup += count;
 				r = 0;
 			}
@@ -576,6 +578,8 @@ int ov_instantiate(struct overlay *ov, struct ov_inode *parent, const char *name
 		i->nlookup += count;
 	if (!d)
 		r = ov_dentry_add_locked(t, parent, name, i ? i : fresh, !i);
+	if (i && f->lower_name)
+		ov_inode_set(i, OV_I_LOWERNAMES);
 	if (i || r < 0)
 		fresh->nlookup = 0;
 	else if (keyed && keep)

@@ -79,11 +79,11 @@ static int prepare(struct overlay *ov, struct side *old, struct side *new, unsig
 	if (r == 0)
 		r = ov_copy_up(ov, old->dir, 0, 0);
 	if (r == 0)
-		r = ov_copy_up(ov, old->i, 0, 0);
+		r = ov_copy_up(ov, old->i, OV_COPY_NAMED, 0);
 	if (r == 0)
 		r = ov_copy_up(ov, new->dir, 0, 0);
 	if (r == 0 && new->i && ((flags & RENAME_EXCHANGE) || ov_index_has(ov, new->i)))
-		r = ov_copy_up(ov, new->i, 0, 0);
+		r = ov_copy_up(ov, new->i, OV_COPY_NAMED, 0);
 	return r;
 }
 
@@ -149,7 +149,8 @@ static int set_file_redirect(struct overlay *ov, struct side *from)
 
 	if (n < 0 || (size_t)n >= sizeof(value))
 		return -EXDEV;
-	return ov_redirect_write(ov_at_name(from->fd.fd, from->name), ov->xp, value);
+	n = ov_redirect_write(ov_at_name(from->fd.fd, from->name), ov->xp, value);
+	return n == -ENAMETOOLONG ? -EXDEV : n;
 }
 
 /* Marks that the moved object needs so that it reads the same in its new place. */

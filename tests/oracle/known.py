@@ -16,7 +16,7 @@ class Difference(Exception):
     """
 
     # Set by the runner: the mode, whether every open for writing is followed by a change, whether an upper became a lower.
-    mode, eager, pushed, program = "root", False, False, ""
+    mode, eager, pushed, program, options = "root", False, False, "", ""
 
     def __init__(self, kind, field, ref, ours, op=None, path=None, note=None):
         super().__init__(kind, field)
@@ -113,7 +113,31 @@ def _remove_absent(diff):
     return diff.kind == "step" and diff.op[0] == "removexattr" and (diff.ref, diff.ours) == ("EPERM", "ENODATA")
 
 
+def _repeats(diff):
+    return diff.kind == "step" and diff.field == "repeated or lost in readdir" and diff.ours == [] and bool(diff.ref)
+
+
+def _nameless(diff):
+    return diff.kind == "step" and diff.op[0].startswith("h") and diff.ref == "EEXIST" and diff.ours is None
+
+
+def _late_mtime(diff):
+    return "metacopy" in diff.options and diff.field == "mtime" and diff.ref == "now" and isinstance(diff.ours, int)
+
+
+def _metacopy_link(diff):
+    return ("metacopy" in diff.options and diff.kind == "step" and diff.op[0] in ("link", "rename") and diff.ref == "EXDEV"
+            and diff.ours is None)
+
+
 RULES = [
+    ("kernel-repeats", "the kernel's listing of a directory that is opened, changed and read on repeats or loses whiteouts that it "
+     "lists and does not show", _repeats),
+    ("nameless-copy-up", "the kernel's copy-up of an open file whose name is gone fails now and then where others left a copy",
+     _nameless),
+    ("late-mtime", "with metacopy=on the kernel's copy-up of the data changes the mtime, ours keeps it", _late_mtime),
+    ("metacopy-link", "with metacopy=on the kernel cannot link a file whose redirect would be too long; ours copies its data",
+     _metacopy_link),
     ("setgid-non-member", "a write by somebody outside the file's group takes setgid without group execute away; the request does "
      "not tell the writer's groups", _setgid_non_member),
     ("nlink-of-unlinked", "fstat of an open lower file whose name is gone shows the lower's link count in the kernel, 0 here",
@@ -140,6 +164,8 @@ AVOIDED = [
     ("copy-up-at-open", "the kernel copies up when a file is opened for writing, we at the first change; with several links "
      "that shows in st_nlink and st_ino, so the open operations make a harmless change at once"),
     ("seek-after-fsync", "FUSE passes SEEK_HOLE and SEEK_DATA on without flushing its own dirty pages, so fsync comes first"),
+    ("pushed-index", "with index=on an upper that becomes a lower shows a change under the names that are linked in it: one in the "
+     "kernel, all that are known here; such a case keeps its upper"),
     ("mapped-write-privileges", "a write through a mapping leaves setuid, setgid and capabilities in the kernel; here it reaches "
      "the layer as a write, which takes capabilities away, and without privilege the bits too. Where a file has them a "
      "write comes before"),
@@ -160,7 +186,7 @@ AVOIDED = [
 
 
 # After these the two sides are no longer alike: the case ends there.
-ENDS = ("rmdir-ghosts",)
+ENDS = ("rmdir-ghosts", "metacopy-link", "nameless-copy-up")
 
 
 class End(Exception):

@@ -145,6 +145,7 @@ class Run:
         """A difference that nobody knows is raised."""
         ref, ours = (b, a) if self.swapped else (a, b)
         diff = Difference(kind, field, ref, ours, op, path, note)
+        diff.options = self.case["options"]
         diff.mode, diff.eager, diff.pushed = self.case["mode"], self.case["eager"], self.a.generation > 0
         diff.program = self.case["program"]
         diff.ghost_directory = lambda rel: self.ghost_directory(self.trees[self.swapped], rel)
@@ -228,7 +229,7 @@ class Run:
         self.check(note)
 
     def push(self):
-        if len(self.a.lowers) >= MAX_LAYERS:
+        if len(self.a.lowers) >= MAX_LAYERS or "index=on" in self.case["options"]:
             return
         self.unmount()
         for tree in self.trees:
