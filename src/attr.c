@@ -262,6 +262,7 @@ int ov_setattr(struct overlay *ov, struct ov_inode *i, const struct ov_setattr *
 	r = ov_copy_up(ov, i, flags, set->valid & OV_SET_SIZE ? set->size : 0);
 	if (r < 0)
 		return r;
+	OV_TIMES_LOCK(ov, i);
 	OV_NS_READ(ov);
 	ov_cleanup_real struct ov_real real = {0};
 

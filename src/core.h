@@ -28,6 +28,22 @@ static inline void ov_ns_unlock_p(struct overlay **ov)
 #define OV_NS_WRITE(ov) \
 	__attribute__((cleanup(ov_ns_unlock_p))) struct overlay *ns_guard_ OV_UNUSED = ov_ns_write(ov)
 
+/* Held while the mtime of I is being kept or set. */
+static inline pthread_mutex_t *ov_times_lock(struct overlay *ov, const struct ov_inode *i)
+{
+	pthread_mutex_t *m = &ov->times[i->nodeid % OV_TIME_LOCKS];
+
+	pthread_mutex_lock(m);
+	return m;
+}
+static inline void ov_times_unlock_p(pthread_mutex_t **m)
+{
+	if (*m)
+		pthread_mutex_unlock(*m);
+}
+#define OV_TIMES_LOCK(ov, i) \
+	__attribute__((cleanup(ov_times_unlock_p))) pthread_mutex_t *times_guard_ OV_UNUSED = ov_times_lock(ov, i)
+
 /* The real object of an inode, located and pinned. */
 struct ov_real {
 	struct overlay *ov;

@@ -164,8 +164,9 @@ static ssize_t write_append(int fd, const char *buf, size_t size, off_t off)
 }
 
 /* Write and leave the mtime as it was: the kernel sends its own if that changed. */
-static ssize_t write_keeping_mtime(int fd, const void *buf, size_t size, off_t off)
+static ssize_t write_keeping_mtime(struct overlay *ov, struct ov_inode *i, int fd, const void *buf, size_t size, off_t off)
 {
+	OV_TIMES_LOCK(ov, i); /* the kernel sends that time while its last writes are still on their way */
 	struct timespec ts[2] = {{.tv_nsec = UTIME_OMIT}};
 	struct statx stx;
 	int r = ov_at_statx(ov_at_fd(fd), STATX_MTIME, &stx);
@@ -193,7 +194,7 @@ ssize_t ov_write(struct overlay *ov, struct ov_inode *i, const void *buf, size_t
 	if (n == 0 && slot->append)
 		n = write_append(slot->fd, buf, size, off);
 	else if (n == 0)
-		n = cached ? write_keeping_mtime(slot->fd, buf, size, off) : ov_pwrite_full(slot->fd, buf, size, off);
+		n = cached ? write_keeping_mtime(ov, i, slot->fd, buf, size, off) : ov_pwrite_full(slot->fd, buf, size, off);
 	ov_fdslot_unpin(&ov->fds, slot);
 	return n;
 }

@@ -9,11 +9,12 @@
  *   1. OV_I_BUSY of an inode (ov_inode_busy_begin/_end): one copy-up or other long change of that inode at a time.
  *      One at a time; only with that of an indexed file those of its names' directories may be taken, never the other way
  *      round. No other lock may be held when taking it.
- *   2. overlay.ns, a rwlock: names, parents and layers of inodes hold still while it is read-held; renaming,
+ *   2. overlay.times[], over one write or one setattr of that file. Without ns when taken.
+ *   3. overlay.ns, a rwlock: names, parents and layers of inodes hold still while it is read-held; renaming,
  *      unlinking and the last step of a copy-up take it for writing, over a few syscalls, never over data or fsync.
- *   3. a listing's mutex (listing.h)
- *   4. ov_itable.lock: the hash tables, counts, flags and name lists.
- *   5. ov_fdcache.lock
+ *   4. a listing's mutex (listing.h)
+ *   5. ov_itable.lock: the hash tables, counts, flags and name lists.
+ *   6. ov_fdcache.lock
  * The kernel adds: changes in one directory exclude each other and lookups in it, and a nodeid in a request is not
  * forgotten before the reply.
  */

@@ -397,8 +397,8 @@ static int visit_absolute(struct search *s, struct ov_rdir *root, bool more)
 		ov_cleanup_rfd struct ov_rfd d = ov_rfd_get(&s->ov->fds, dir);
 
 		r = d.fd < 0 ? d.fd : ov_probe(s->ov, dir, d.fd, comp, &stx);
-		if (r == 1)
-			s->stop = true;
+		if (r == 1 || (r == 0 && !S_ISDIR(stx.stx_mode)))
+			s->stop = true; /* it hides what the layers below have there */
 		if (r == 1 || r == -ENOENT || (r == 0 && !S_ISDIR(stx.stx_mode))) {
 			r = 0;
 			break;

@@ -65,6 +65,8 @@ struct ov_hooks {
 	void (*inval_dir)(void *arg, uint64_t nodeid);
 };
 
+#define OV_TIME_LOCKS 32
+
 struct overlay {
 	struct ov_config cfg; /* owned */
 	struct ov_layer *layers; /* uppermost first: the upper (if any), lowers, data-only lowers */
@@ -94,6 +96,7 @@ struct overlay {
 	uint64_t tmp_counter;    /* names of temporaries */
 	bool whiteout_links;     /* whiteouts may be hard links of one inode */
 	pthread_rwlock_t ns;
+	pthread_mutex_t times[OV_TIME_LOCKS]; /* by nodeid: a write that keeps the mtime, and what sets it */
 	struct ov_fdcache fds;
 	struct ov_itable tab;
 	struct ov_hooks hooks;

@@ -111,46 +111,78 @@ static int inspect(struct overlay *ov, struct side *s)
 	return r < 0 && r != -ENOENT ? r : 0;
 }
 
-/* Is the directory's lower part found by its plain name among the lowers of PARENT? Then a relative redirect does. */
-static bool relative_works(const struct ov_inode *dir, const struct ov_inode *parent)
+/* Put "/PART" in front of what is at *POS of BUF. */
+static int prepend(char *buf, size_t *pos, const char *part)
 {
-	for (unsigned n = 0; n < parent->nrdirs; n++)
-		if (parent->rdirs[n] == dir->rdirs[1]->parent)
-			return true;
-	return false;
-}
+	size_t len = strlen(part);
 
-static int set_redirect(struct overlay *ov, struct side *from, struct ov_inode *to_dir)
-{
-	const struct ov_inode *i = from->i;
-	char path[PATH_MAX];
-	const char *value;
-	int r;
-
-	if (from->dir == to_dir && relative_works(i, to_dir))
-		value = i->rdirs[1]->name;
-	else
-		value = ov_rdir_path(i->rdirs[1], path, sizeof(path));
-	r = ov_redirect_write(ov_at_name(from->fd.fd, from->name), ov->xp, value);
-	if (r < 0) {
-		ov_warn("cannot set redirect '%s': %s; the directory must be copied", value, strerror(-r));
-		return -EXDEV;
-	}
+	if (len + 1 > *pos)
+		return -ENAMETOOLONG;
+	*pos -= len;
+	memcpy(buf + *pos, part, len);
+	buf[--*pos] = '/';
 	return 0;
 }
 
-/* Where a metacopy is moved, its data must be found by an absolute path from then on. */
-static int set_file_redirect(struct overlay *ov, struct side *from)
+/* The redirect of DIR's upper part (owned by the caller), NULL if it has none. */
+static int dir_redirect(struct overlay *ov, struct ov_inode *dir, char **value)
 {
-	char path[PATH_MAX];
-	const char *dir = ov_rdir_path(from->i->data->dir, path, sizeof(path));
-	char value[PATH_MAX];
-	int n = snprintf(value, sizeof(value), "%s%s%s", dir, dir[1] ? "/" : "", from->i->data->name);
+	ov_cleanup_real struct ov_real real = {0};
+	int r = 0;
 
-	if (n < 0 || (size_t)n >= sizeof(value))
-		return -EXDEV;
-	n = ov_redirect_write(ov_at_name(from->fd.fd, from->name), ov->xp, value);
-	return n == -ENAMETOOLONG ? -EXDEV : n;
+	*value = NULL;
+	if (ov_inode_is(dir, OV_I_UPPER))
+		r = ov_real_get(ov, dir, &real);
+	return r < 0 || !real.ov ? r : ov_redirect_read(real.at, ov->xp, value);
+}
+
+/*
+ * The path of NAME in DIR as the layers below the upper have it among themselves: the view's, but for what the upper has moved.
+ * The real path in the layer that holds the object is not good enough: a layer above that may have moved it in its turn.
+ * At BUF + the result, or -errno.
+ */
+static int path_below_upper(struct overlay *ov, struct ov_inode *dir, const char *name, char buf[PATH_MAX])
+{
+	size_t pos = PATH_MAX - 1;
+	int r;
+
+	buf[pos] = '\0';
+	r = prepend(buf, &pos, name);
+	for (; r == 0 && dir != ov->root; dir = dir->names->parent) {
+		ov_cleanup_free char *value = NULL;
+
+		if (!dir->names)
+			return -ENOENT;
+		r = dir_redirect(ov, dir, &value);
+		if (r == 0)
+			r = prepend(buf, &pos, !value ? dir->names->name : value[0] == '/' ? value + 1 : value);
+		if (value && value[0] == '/')
+			break;
+	}
+	return r < 0 ? r : (int)pos;
+}
+
+/* Where the lower part of what is moved will be looked for. Files get whole paths: they may have other names elsewhere. */
+static int set_redirect(struct overlay *ov, struct side *from, struct ov_inode *to_dir)
+{
+	struct ov_at at = ov_at_name(from->fd.fd, from->name);
+	ov_cleanup_free char *own = NULL;
+	char path[PATH_MAX];
+	const char *value;
+	int r = ov_redirect_read(at, ov->xp, &own);
+
+	if (r < 0 || (own && own[0] == '/'))
+		return r; /* moved before: it says so already */
+	value = own ? own : from->name;
+	if (from->dir != to_dir || !ov_inode_isdir(from->i)) {
+		r = path_below_upper(ov, from->dir, value, path);
+		value = path + r;
+	}
+	if (r >= 0)
+		r = ov_redirect_write(at, ov->xp, value);
+	if (r < 0)
+		ov_warn("cannot set the redirect of '%s': %s; it must be copied", from->name, strerror(-r));
+	return r < 0 ? -EXDEV : 0;
 }
 
 /* Marks that the moved object needs so that it reads the same in its new place. */
@@ -171,7 +203,7 @@ static int mark_moved(struct overlay *ov, struct side *from, const struct side *
 		return r > 0 ? ov_opaque_write(at, ov->xp, false) : r;
 	}
 	if (ov_inode_is(from->i, OV_I_METACOPY) && from->i->data) {
-		r = set_file_redirect(ov, from);
+		r = set_redirect(ov, from, to->dir);
 		if (r < 0)
 			return r;
 	}

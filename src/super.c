@@ -457,6 +457,8 @@ static int init_locks(struct overlay *ov)
 	pthread_rwlockattr_destroy(&attr);
 	if (r == 0)
 		r = -pthread_mutex_init(&ov->listings_lock, NULL);
+	for (unsigned n = 0; r == 0 && n < OV_TIME_LOCKS; n++)
+		r = -pthread_mutex_init(&ov->times[n], NULL);
 	return r;
 }
 
@@ -550,6 +552,8 @@ void ov_close(struct overlay *ov)
 	ov_fdcache_destroy(&ov->fds);
 	pthread_rwlock_destroy(&ov->ns);
 	pthread_mutex_destroy(&ov->listings_lock);
+	for (unsigned n = 0; n < OV_TIME_LOCKS; n++)
+		pthread_mutex_destroy(&ov->times[n]);
 	ov_config_clear(&ov->cfg);
 	free(ov);
 }
