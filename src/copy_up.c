@@ -35,6 +35,8 @@ struct cu {
 	uint64_t raw_ino;
 	off_t size;                  /* bytes of data to copy */
 	bool metacopy;
+	int flags;                   /* chattr's, once FLAGS_KNOWN */
+	bool flags_known;
 	bool indexed;                /* goes into the index, as INDEX_NAME */
 	char index_name[OV_INDEX_NAME];
 	char tmp[32];                /* name in workdir/work, "" while there is none */
@@ -138,6 +140,7 @@ static int copy_data(struct cu *c, int to)
 		return err;
 	if (c->size >= BIG_COPY || ov->cfg.sync != OV_SYNC_OFF)
 		ov_will_block(ov);
+	c->flags_known = ioctl(slot->fd, FS_IOC_GETFLAGS, &c->flags) == 0; /* while it is open */
 	err = ov_copy_data(slot->fd, to, c->size);
 	ov_fdslot_unpin(&ov->fds, slot);
 	return err;
@@ -175,18 +178,23 @@ static int copy_owner_mode(struct cu *c, struct ov_at to)
 static void copy_fileattr(struct cu *c, struct ov_at to)
 {
 	ov_cleanup_fd int in = -1, out = -1;
-	int from_flags = 0, to_flags = 0;
+	int flags = 0;
 
 	if (!S_ISREG(c->stx.stx_mode) && !S_ISDIR(c->stx.stx_mode))
 		return;
-	if (!(c->stx.stx_attributes & (STATX_ATTR_NODUMP | STATX_ATTR_COMPRESSED)))
-		return; /* the usual case, without two opens; the others have no statx bit and are rare */
-	in = ov_at_open(c->src.at, O_RDONLY | O_NONBLOCK, 0);
-	out = ov_at_open(to, O_RDONLY | O_NONBLOCK, 0);
-	if (in < 0 || out < 0 || ioctl(in, FS_IOC_GETFLAGS, &from_flags) < 0 || ioctl(out, FS_IOC_GETFLAGS, &to_flags) < 0)
+	if (!c->flags_known) {
+		in = ov_at_open(c->src.at, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
+		if (in < 0 || ioctl(in, FS_IOC_GETFLAGS, &c->flags) < 0)
+			return;
+	}
+	if (!(c->flags & FLAGS_COPIED))
+		return; /* what a new file got from the file system itself stays */
+	if (c->fd < 0)
+		out = ov_at_open(to, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
+	if (ioctl(c->fd < 0 ? out : c->fd, FS_IOC_GETFLAGS, &flags) < 0)
 		return;
-	to_flags = (to_flags & ~FLAGS_COPIED) | (from_flags & FLAGS_COPIED);
-	(void)ioctl(out, FS_IOC_SETFLAGS, &to_flags);
+	flags = (flags & ~FLAGS_COPIED) | (c->flags & FLAGS_COPIED);
+	(void)ioctl(c->fd < 0 ? out : c->fd, FS_IOC_SETFLAGS, &flags);
 }
 
 /* Where it comes from, so that its st_ino stays: not for hard links that break here (as the kernel). */
@@ -575,6 +583,17 @@ static int copy_one(struct overlay *ov, struct ov_inode *i, unsigned flags, off_
 	return r;
 }
 
+/* A nameless file is reached by what it is held with: FD, taken over, from now on. */
+static int hold_data(struct overlay *ov, struct ov_inode *i, int fd)
+{
+	struct ov_fdslot *slot = ov_fdslot_put(&ov->fds, &i->slot, fd, true, true);
+
+	if (!slot)
+		return -ENOMEM;
+	ov_fdslot_unpin(&ov->fds, slot);
+	return 0;
+}
+
 /* The data of a metacopy follows: into the upper file, synced, and only then the mark goes. */
 static int copy_late_data(struct overlay *ov, struct ov_inode *i, unsigned flags, off_t size)
 {
@@ -610,7 +629,10 @@ static int copy_late_data(struct overlay *ov, struct ov_inode *i, unsigned flags
 		r = ov_metacopy_remove(ov_at_fd(fd), ov->xp);
 		if (r == 0) {
 			ov_inode_unset(i, OV_I_METACOPY);
-			ov_fdslot_drop(&ov->fds, &i->slot);
+			if (ov_inode_is(i, OV_I_UNLINKED))
+				r = hold_data(ov, i, ov_steal_fd(&fd));
+			else
+				ov_fdslot_drop(&ov->fds, &i->slot);
 		}
 	}
 	ov_real_release(&c.src);

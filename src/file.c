@@ -79,13 +79,15 @@ struct ov_fdslot *ov_file_get(struct overlay *ov, struct ov_inode *i, bool writa
 {
 	struct ov_fdslot *slot;
 	bool is_writable = false, append = false;
+	bool apart; /* the slot holds the nameless upper file, the data is elsewhere */
 	int fd;
 
 	if (!S_ISREG(i->type)) {
 		*err = ov_inode_isdir(i) ? -EISDIR : -EINVAL;
 		return NULL;
 	}
-	slot = ov_fdslot_get(&ov->fds, &i->slot, writable);
+	apart = ov_inode_is(i, OV_I_UNLINKED) && ov_inode_is(i, OV_I_METACOPY);
+	slot = apart ? NULL : ov_fdslot_get(&ov->fds, &i->slot, writable);
 	if (slot)
 		return slot;
 	fd = open_inode(ov, i, writable, &is_writable, &append);
@@ -101,7 +103,7 @@ struct ov_fdslot *ov_file_get(struct overlay *ov, struct ov_inode *i, bool writa
 		*err = fd;
 		return NULL;
 	}
-	slot = ov_fdslot_put(&ov->fds, &i->slot, fd, is_writable, false);
+	slot = apart ? ov_fdslot_once(&ov->fds, fd) : ov_fdslot_put(&ov->fds, &i->slot, fd, is_writable, false);
 	if (slot)
 		slot->append = append;
 	else

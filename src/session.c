@@ -329,7 +329,7 @@ int ov_session_mount(struct ov_session **out, struct overlay *ov, const struct o
 	s->params = p;
 	s->front.ov = ov;
 	s->front.timeout = p->timeout < 0 || p->timeout > TIMEOUT_UNLIMITED ? TIMEOUT_UNLIMITED : p->timeout;
-	s->front.writeback = p->writeback;
+	s->front.writeback = p->writeback && ov->has_upper; /* nothing to gather without one, and closes make attributes stale */
 	s->front.acl = !p->ov.noacl && !ov->cfg.noacl && !ov->cfg.noxattrs;
 	s->front.owner = getuid();
 	s->front.started = on_started;

@@ -589,6 +589,23 @@ def test_metacopy_of_a_renamed_file():
 
 
 @test
+def test_metacopy_that_lost_its_name():
+    """An open file with its metadata in the upper and no name: its data is read, and follows at the first write."""
+    with Overlay({"d": {"f": "x" * 5000}}, mount=False) as ov:
+        feature(ov, "metacopy=on", "metacopy")
+        fd = os.open(ov.m("d/f"), os.O_RDWR)
+        os.fchmod(fd, 0o600)
+        eq(getx(ov.u("d/f"), X("metacopy")), b"")
+        shutil.rmtree(ov.m("d"))
+        eq(os.pread(fd, 9000, 0), b"x" * 5000)
+        eq(os.copy_file_range(fd, fd, 10, 0, 8192), 10)
+        os.pwrite(fd, b"y", 0)
+        eq(os.pread(fd, 9000, 0), b"y" + b"x" * 4999 + b"\0" * 3192 + b"x" * 10)
+        os.close(fd)
+        eq(len(read(ov.l("d/f"))), 5000)
+
+
+@test
 def test_index_keeps_hard_links_together():
     with Overlay({"a": "x", "b": Hardlink("a"), "c": Hardlink("a")}, mount=False) as ov:
         feature(ov, "index=on", "index")

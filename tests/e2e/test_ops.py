@@ -757,6 +757,18 @@ def test_immutable_and_append_only():
 
 
 @test(modes=("root",))
+def test_flags_stay_at_copy_up():
+    want = FS_NOATIME_FL | (0 if IS_KERNEL else FS_NODUMP_FL)
+    with Overlay({"d": {"f": "x", "empty": ""}}, mount=False) as ov:
+        for n in ("d", "d/f", "d/empty"):
+            set_flags(ov.l(n), get_flags(ov.l(n)) | want)
+        ov.mount()
+        append(ov.m("d/f"), "y")
+        os.chmod(ov.m("d/empty"), 0o600)
+        eq([get_flags(ov.u(n)) & want for n in ("d", "d/f", "d/empty")], [want] * 3)
+
+
+@test(modes=("root",))
 def test_protected_lower_files():
     with Overlay({"d": {n: n for n in ("i", "a", "i2", "a2")}}) as ov:
         low = {n: ov.l("d/" + n) for n in ("i", "a", "i2", "a2")}

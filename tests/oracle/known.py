@@ -91,7 +91,10 @@ def _rmdir_ghosts(diff):
 
 
 def _setgid_non_member(diff):
-    return diff.field == "mode" and isinstance(diff.ref, int) and diff.ours == diff.ref | 0o2000 and not diff.ref & 0o010
+    if diff.field != "mode" or not isinstance(diff.ref, int) or not isinstance(diff.ours, int):
+        return False
+    low, high = sorted((diff.ref, diff.ours))  # after a switch each shows what the other did
+    return high == low | 0o2000 and not low & 0o010
 
 
 def _nlink_of_unlinked(diff):
@@ -122,7 +125,8 @@ def _nameless(diff):
 
 
 def _late_mtime(diff):
-    return "metacopy" in diff.options and diff.field == "mtime" and diff.ref == "now" and isinstance(diff.ours, int)
+    values = (diff.ref, diff.ours)  # after a switch each shows what the other did
+    return "metacopy" in diff.options and diff.field == "mtime" and "now" in values and any(isinstance(v, int) for v in values)
 
 
 def _metacopy_link(diff):
