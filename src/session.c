@@ -37,7 +37,7 @@ struct ov_session {
 	int event;                /* eventfd: INIT answered, or a thread ended */
 	bool started;
 	unsigned ended;           /* atomic: threads that left the loop */
-	unsigned nthreads;
+	unsigned nthreads;        /* atomic: the first threads serve while the others are started */
 	pthread_t threads[THREADS_MAX];
 	/*
 	 * Leader and followers: who holds LEADER reads the next request and serves it. Before something slow it hands LEADER
@@ -48,11 +48,16 @@ struct ov_session {
 
 static __thread bool is_leader;
 
+static unsigned thread_total(const struct ov_session *s)
+{
+	return __atomic_load_n(&s->nthreads, __ATOMIC_ACQUIRE);
+}
+
 static void hand_on(void *arg)
 {
 	struct ov_session *s = arg;
 
-	if (is_leader && s->nthreads > 1) {
+	if (is_leader && thread_total(s) > 1) {
 		is_leader = false;
 		pthread_mutex_unlock(&s->leader);
 	}
@@ -80,7 +85,7 @@ static bool flush_data(void *arg, uint64_t nodeid)
 
 	if (!s->front.writeback)
 		return true;
-	if (s->nthreads < 2)
+	if (thread_total(s) < 2)
 		return false;
 	hand_on(s);
 	(void)fuse_lowlevel_notify_inval_inode(s->se, nodeid, 0, 0);
@@ -381,15 +386,16 @@ int ov_session_start(struct ov_session *s)
 	unsigned want = thread_count(s->params);
 
 	s->ov->hooks = (struct ov_hooks){.arg = s, .will_block = hand_on, .flush_data = flush_data, .inval_attr = inval_attr, .inval_dir = inval_dir};
-	for (; s->nthreads < want; s->nthreads++) {
-		int r = pthread_create(&s->threads[s->nthreads], NULL, worker, s);
+	for (unsigned n = 0; n < want; n++) {
+		int r = pthread_create(&s->threads[n], NULL, worker, s);
 
-		if (r && s->nthreads == 0) {
+		if (r && n == 0) {
 			ov_error("cannot start a thread: %s", strerror(r));
 			return -r;
 		}
 		if (r)
 			break; /* fewer will do */
+		__atomic_store_n(&s->nthreads, n + 1, __ATOMIC_RELEASE);
 	}
 	for (int waited = 0; !__atomic_load_n(&s->started, __ATOMIC_ACQUIRE); waited += 1000) {
 		if (__atomic_load_n(&s->ended, __ATOMIC_ACQUIRE) || waited >= START_TIMEOUT_MS) {
