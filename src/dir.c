@@ -90,11 +90,11 @@ static int allow_xwhiteouts(struct overlay *ov, int fd)
 
 	if (ov->whiteout_kind != OV_WH_XATTR)
 		return 0;
-	if (!upper->has_xwhiteouts) {
+	if (!ov_layer_has_xwhiteouts(upper)) {
 		r = ov_opaque_write(ov_at_fd(upper->root_fd), ov->xp, true);
 		if (r < 0)
 			return r;
-		upper->has_xwhiteouts = true;
+		ov_layer_set_xwhiteouts(upper);
 	}
 	r = ov_opaque_read(ov_at_fd(fd));
 	return r == OV_OPAQUE_NO ? ov_opaque_write(ov_at_fd(fd), ov->xp, true) : (r < 0 ? r : 0);
@@ -105,7 +105,7 @@ int ov_place_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const ch
 	int r;
 
 	if (ov->whiteout_kind == OV_WH_OCI) {
-		rdir->wh = OV_WH_SOME;
+		ov_rdir_set_wh(rdir, OV_WH_SOME);
 		return ov_whiteout_make_oci(fd, name);
 	}
 	r = allow_xwhiteouts(ov, fd);
@@ -346,7 +346,7 @@ static int create_on_disk(struct creation *c, struct ov_rdir *rdir, int dirfd)
 	int r = -EEXIST;
 
 	if (may_create_directly(c)) {
-		if (S_ISDIR(c->mode) && rdir->wh != OV_WH_NONE) {
+		if (S_ISDIR(c->mode) && ov_rdir_wh(rdir) != OV_WH_NONE) {
 			r = ov_probe_oci_whiteout(rdir, dirfd, c->name);
 			if (r)
 				return r < 0 ? r : create_via_work(c, rdir, dirfd, false);
@@ -384,7 +384,7 @@ static int adopt(struct creation *c, struct ov_rdir *rdir, int dirfd, struct ov_
 		if (!f.nrdirs)
 			r = -ENOMEM;
 		else
-			f.rdirs[0]->wh = OV_WH_NONE;
+			ov_rdir_set_wh(f.rdirs[0], OV_WH_NONE);
 	} else {
 		f.rparent = ov_rdir_ref(rdir);
 	}

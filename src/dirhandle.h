@@ -19,8 +19,17 @@ struct ov_rdir {
 	char *name;             /* owned; NULL at a layer's root */
 	struct ov_fdslot slot;
 	uint32_t refs;          /* atomic */
-	uint8_t wh;             /* enum ov_wh_state, a hint that only moves when it is safe */
+	uint8_t wh;             /* enum ov_wh_state, atomic: a hint that only moves when it is safe */
 };
+
+static inline enum ov_wh_state ov_rdir_wh(const struct ov_rdir *d)
+{
+	return (enum ov_wh_state)__atomic_load_n(&d->wh, __ATOMIC_RELAXED);
+}
+static inline void ov_rdir_set_wh(struct ov_rdir *d, enum ov_wh_state wh)
+{
+	__atomic_store_n(&d->wh, (uint8_t)wh, __ATOMIC_RELAXED);
+}
 
 /* A fresh one with one reference; takes a reference on PARENT. NULL: no memory. */
 struct ov_rdir *ov_rdir_new(struct ov_rdir *parent, struct ov_layer *layer, const char *name);

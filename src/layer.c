@@ -85,7 +85,7 @@ int ov_layer_open(struct ov_layer *l, const char *path, bool upper)
 	r = ov_fs_uuid(l->root_fd, l->uuid);
 	if (r < 0)
 		memset(l->uuid, 0, sizeof(l->uuid));
-	l->has_xwhiteouts = ov_opaque_read(ov_at_fd(l->root_fd)) == OV_OPAQUE_XWHITEOUTS;
+	l->xwhiteouts = ov_opaque_read(ov_at_fd(l->root_fd)) == OV_OPAQUE_XWHITEOUTS;
 	l->override = ov_override_detect(ov_at_fd(l->root_fd));
 	return 0;
 }

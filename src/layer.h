@@ -22,7 +22,7 @@ struct ov_layer {
 	bool upper;
 	bool data_only;
 	bool careful;    /* not cloned and the mountpoint may lie inside: never step onto another mount */
-	bool has_xwhiteouts; /* root is marked opaque=x: empty files may be xattr whiteouts (kernel 6.8 rule) */
+	bool xwhiteouts; /* empty files may be xattr whiteouts (a directory marked opaque=x was met); only ever set */
 	bool noatime_ok; /* reading leaves no atime behind, or O_NOATIME works */
 	enum ov_override override;
 };
@@ -35,6 +35,16 @@ struct ov_layer {
 int ov_layer_open(struct ov_layer *l, const char *path, bool upper);
 
 void ov_layer_close(struct ov_layer *l);
+
+/* May empty files of the layer be xattr whiteouts? Any thread learns it at any lookup, and all of them ask. */
+static inline bool ov_layer_has_xwhiteouts(const struct ov_layer *l)
+{
+	return __atomic_load_n(&l->xwhiteouts, __ATOMIC_RELAXED);
+}
+static inline void ov_layer_set_xwhiteouts(struct ov_layer *l)
+{
+	__atomic_store_n(&l->xwhiteouts, true, __ATOMIC_RELAXED);
+}
 
 /* Is directory INNER_FD the directory (DEV, INO) or somewhere below it? 1, 0, or -errno. */
 int ov_dir_is_inside(int inner_fd, dev_t dev, uint64_t ino);

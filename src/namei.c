@@ -48,7 +48,7 @@ int ov_probe_oci_whiteout(struct ov_rdir *rdir, int fd, const char *name)
 	struct statx stx;
 	int r;
 
-	if (__atomic_load_n(&rdir->wh, __ATOMIC_RELAXED) == OV_WH_NONE)
+	if (ov_rdir_wh(rdir) == OV_WH_NONE)
 		return 0;
 	if (ov_whiteout_oci_name(name, wh) < 0)
 		return 0; /* a name too long to be hidden that way */
@@ -86,7 +86,7 @@ int ov_probe(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name,
 		return r;
 	if (ov_whiteout_is_char(stx))
 		return 1;
-	if (rdir->layer->has_xwhiteouts && ov_whiteout_may_be_xattr(stx)) {
+	if (ov_layer_has_xwhiteouts(rdir->layer) && ov_whiteout_may_be_xattr(stx)) {
 		r = ov_whiteout_has_xattr(at);
 		if (r)
 			return r;
@@ -112,11 +112,11 @@ static int dir_is_opaque(struct overlay *ov, struct ov_rdir *dir, int base_fd, c
 	if (r == OV_OPAQUE_YES)
 		return 1;
 	if (r == OV_OPAQUE_XWHITEOUTS)
-		dir->layer->has_xwhiteouts = true; /* from here on its empty files are looked at, as in the kernel */
+		ov_layer_set_xwhiteouts(dir->layer); /* from here on its empty files are looked at, as in the kernel */
 	r = ov_probe_oci_whiteout(dir->parent, base_fd, name);
 	if (r)
 		return r;
-	if (__atomic_load_n(&dir->wh, __ATOMIC_RELAXED) == OV_WH_NONE)
+	if (ov_rdir_wh(dir) == OV_WH_NONE)
 		return 0;
 	ov_cleanup_rfd struct ov_rfd f = ov_rfd_get(&ov->fds, dir);
 
@@ -222,7 +222,7 @@ static int visit_dir(struct search *s, struct ov_rdir *base, int fd, const char 
 	}
 	if (!more) { /* nothing below to hide, but its empty files may be whiteouts of the view */
 		if (!base->layer->upper && ov_opaque_read(ov_at_name(fd, name)) == OV_OPAQUE_XWHITEOUTS)
-			base->layer->has_xwhiteouts = true;
+			ov_layer_set_xwhiteouts(base->layer);
 		return 0;
 	}
 	r = dir_is_opaque(s->ov, dir, fd, name);

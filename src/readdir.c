@@ -58,7 +58,7 @@ static bool is_special(const struct overlay *ov, const struct ov_rdir *d, const 
 {
 	enum ov_override kind = d->layer->upper ? ov->override : d->layer->override;
 
-	return type == DT_CHR || type == DT_UNKNOWN || (type == DT_REG && (d->layer->has_xwhiteouts || kind)) ||
+	return type == DT_CHR || type == DT_UNKNOWN || (type == DT_REG && (ov_layer_has_xwhiteouts(d->layer) || kind)) ||
 	       ov_whiteout_oci_parse(name, NULL);
 }
 
