@@ -286,7 +286,7 @@ static int keep_nameless(struct cu *c)
 	if (c->tmp[0])
 		ov_cleanup_tmp(ov, c->tmp);
 	c->tmp[0] = '\0';
-	slot = ov_fdslot_put(&ov->fds, &c->i->slot, fd, reg, true);
+	slot = ov_fdslot_put(&ov->fds, &c->i->slot, fd, OV_SLOT_HELD | (reg ? OV_SLOT_WRITABLE : 0));
 	if (!slot)
 		return -ENOMEM;
 	ov_fdslot_unpin(&ov->fds, slot);
@@ -419,7 +419,7 @@ static void switch_file(struct cu *c, struct ov_rdir *dir)
 	free(i->rname);
 	i->rname = NULL;
 	if (c->fd >= 0 && !c->metacopy) {
-		struct ov_fdslot *slot = ov_fdslot_put(&ov->fds, &i->slot, ov_steal_fd(&c->fd), true, false);
+		struct ov_fdslot *slot = ov_fdslot_put(&ov->fds, &i->slot, ov_steal_fd(&c->fd), OV_SLOT_WRITABLE);
 
 		if (slot)
 			ov_fdslot_unpin(&ov->fds, slot);
@@ -586,7 +586,7 @@ static int copy_one(struct overlay *ov, struct ov_inode *i, unsigned flags, off_
 /* A nameless file is reached by what it is held with: FD, taken over, from now on. */
 static int hold_data(struct overlay *ov, struct ov_inode *i, int fd)
 {
-	struct ov_fdslot *slot = ov_fdslot_put(&ov->fds, &i->slot, fd, true, true);
+	struct ov_fdslot *slot = ov_fdslot_put(&ov->fds, &i->slot, fd, OV_SLOT_WRITABLE | OV_SLOT_HELD);
 
 	if (!slot)
 		return -ENOMEM;

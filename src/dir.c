@@ -395,7 +395,7 @@ static int adopt(struct creation *c, struct ov_rdir *rdir, int dirfd, struct ov_
 		ov_attr_to_view(ov, i->ino, false, &out->attr);
 		out->nodeid = i->nodeid;
 		if (c->fd >= 0) {
-			struct ov_fdslot *slot = ov_fdslot_put(&ov->fds, &i->slot, ov_steal_fd(&c->fd), true, false);
+			struct ov_fdslot *slot = ov_fdslot_put(&ov->fds, &i->slot, ov_steal_fd(&c->fd), OV_SLOT_WRITABLE);
 
 			if (slot)
 				ov_fdslot_unpin(&ov->fds, slot);
@@ -517,7 +517,7 @@ int ov_tmpfile(struct overlay *ov, struct ov_inode *parent, mode_t mode, const s
 	i->rparent = ov_rdir_ref(ov->roots[0]);
 	i->flags |= OV_I_UPPER | OV_I_UNLINKED | OV_I_TMPFILE;
 	i->ino = ov_make_ino(ov, &ov->layers[0], out->attr.stx_ino);
-	slot = ov_fdslot_put(&ov->fds, &i->slot, ov_steal_fd(&fd), true, true);
+	slot = ov_fdslot_put(&ov->fds, &i->slot, ov_steal_fd(&fd), OV_SLOT_WRITABLE | OV_SLOT_HELD);
 	if (!slot) {
 		ov_inode_discard(&ov->tab, i);
 		return -ENOMEM;
@@ -675,7 +675,7 @@ int ov_keep_open(struct overlay *ov, struct ov_inode *i)
 	fd = ov_at_open(real.at, O_PATH, 0);
 	if (fd < 0)
 		return fd;
-	slot = ov_fdslot_put(&ov->fds, &i->slot, fd, false, true);
+	slot = ov_fdslot_put(&ov->fds, &i->slot, fd, OV_SLOT_HELD);
 	if (!slot)
 		return -ENOMEM;
 	ov_fdslot_unpin(&ov->fds, slot);

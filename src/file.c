@@ -103,10 +103,11 @@ struct ov_fdslot *ov_file_get(struct overlay *ov, struct ov_inode *i, bool writa
 		*err = fd;
 		return NULL;
 	}
-	slot = apart ? ov_fdslot_once(&ov->fds, fd) : ov_fdslot_put(&ov->fds, &i->slot, fd, is_writable, false);
-	if (slot)
-		slot->append = append;
+	if (apart)
+		slot = ov_fdslot_once(&ov->fds, fd);
 	else
+		slot = ov_fdslot_put(&ov->fds, &i->slot, fd, (is_writable ? OV_SLOT_WRITABLE : 0) | (append ? OV_SLOT_APPEND : 0));
+	if (!slot)
 		*err = -ENOMEM;
 	return slot;
 }

@@ -147,7 +147,7 @@ static void detach(struct ov_fdcache *c, struct ov_fdslot **owner)
 		slot_release(c, s);
 }
 
-struct ov_fdslot *ov_fdslot_put(struct ov_fdcache *c, struct ov_fdslot **owner, int fd, bool writable, bool held)
+struct ov_fdslot *ov_fdslot_put(struct ov_fdcache *c, struct ov_fdslot **owner, int fd, unsigned flags)
 {
 	struct ov_fdslot *s = calloc(1, sizeof(*s));
 
@@ -157,8 +157,9 @@ struct ov_fdslot *ov_fdslot_put(struct ov_fdcache *c, struct ov_fdslot **owner, 
 	}
 	s->fd = fd;
 	s->pins = 1;
-	s->writable = writable;
-	s->held = held;
+	s->writable = flags & OV_SLOT_WRITABLE;
+	s->append = flags & OV_SLOT_APPEND;
+	s->held = flags & OV_SLOT_HELD;
 	s->heap = true;
 	s->owner = owner;
 	pthread_mutex_lock(&c->lock);
@@ -175,7 +176,7 @@ struct ov_fdslot *ov_fdslot_put(struct ov_fdcache *c, struct ov_fdslot **owner, 
 struct ov_fdslot *ov_fdslot_once(struct ov_fdcache *c, int fd)
 {
 	struct ov_fdslot *nobody = NULL;
-	struct ov_fdslot *s = ov_fdslot_put(c, &nobody, fd, false, false);
+	struct ov_fdslot *s = ov_fdslot_put(c, &nobody, fd, 0);
 
 	ov_fdslot_drop(c, &nobody);
 	return s;

@@ -32,6 +32,12 @@ struct ov_fdcache {
 	uint64_t evictions;
 };
 
+enum ov_fdslot_flags {
+	OV_SLOT_WRITABLE = 1 << 0,
+	OV_SLOT_APPEND = 1 << 1,
+	OV_SLOT_HELD = 1 << 2,
+};
+
 /* LIMIT: how many fds may stay open. 0 or -errno. */
 int ov_fdcache_init(struct ov_fdcache *c, unsigned limit);
 void ov_fdcache_destroy(struct ov_fdcache *c);
@@ -56,11 +62,11 @@ void ov_fdslot_close(struct ov_fdcache *c, struct ov_fdslot *slot);
  * Heap slots, for files: *OWNER is the owner's pointer, read and written under the cache's lock only.
  * get: the pinned slot with an open fd (writable if asked for), or NULL.
  * put: make a slot of FD (owned from now on, also on failure), pinned, replacing what is there: the old one closes
- * when its pins are gone. NULL if memory ran out. HELD: never evict.
+ * when its pins are gone. NULL if memory ran out. FLAGS: enum ov_fdslot_flags.
  * drop: forget what is there.
  */
 struct ov_fdslot *ov_fdslot_get(struct ov_fdcache *c, struct ov_fdslot **owner, bool writable);
-struct ov_fdslot *ov_fdslot_put(struct ov_fdcache *c, struct ov_fdslot **owner, int fd, bool writable, bool held);
+struct ov_fdslot *ov_fdslot_put(struct ov_fdcache *c, struct ov_fdslot **owner, int fd, unsigned flags);
 void ov_fdslot_drop(struct ov_fdcache *c, struct ov_fdslot **owner);
 /* An fd for one use: pinned, closed when it is unpinned. FD is taken over. NULL: no memory. */
 struct ov_fdslot *ov_fdslot_once(struct ov_fdcache *c, int fd);
