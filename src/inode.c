@@ -115,7 +115,7 @@ static void inode_free(struct ov_itable *t, struct ov_inode *i)
 		for (unsigned n = 0; n < i->nrdirs; n++)
 			ov_rdir_unref(t->fds, i->rdirs[n]);
 		free(i->rdirs);
-		if (i->listing && t->free_listing)
+		if (t->free_listing) /* it looks under its own lock whether there is one: another thread may just drop it */
 			t->free_listing(t->free_listing_arg, i);
 	} else {
 		ov_rdir_unref(t->fds, i->rparent);

@@ -171,7 +171,7 @@ static size_t locate(const struct ov_listing *l, const char *name, uint64_t *coo
 	return n;
 }
 
-int ov_listing_insert(struct ov_listing *l, const char *name, unsigned type)
+int ov_listing_insert(struct ov_listing *l, const char *name, unsigned type, size_t *size)
 {
 	uint64_t cookie = ov_listing_cookie(name);
 	struct ov_lname added;
@@ -192,6 +192,7 @@ int ov_listing_insert(struct ov_listing *l, const char *name, unsigned type)
 			l->e[at] = added;
 		}
 	}
+	*size = ov_listing_size(l);
 	pthread_mutex_unlock(&l->lock);
 	return r;
 }

@@ -27,6 +27,7 @@ struct ov_listing {
 	pthread_mutex_t lock;
 	struct ov_listing *prev, *next; /* LRU of all listings */
 	void *owner;
+	size_t counted;   /* bytes as the keeper of the LRU has counted them, under its lock */
 	uint32_t refs;    /* atomic */
 	struct ov_lname *e;
 	size_t n, room;
@@ -49,11 +50,14 @@ int ov_listing_seal(struct ov_listing *l);
 /* Sealed (lock held): first index with a cookie above OFF. */
 size_t ov_listing_after(const struct ov_listing *l, uint64_t off);
 
-/* Sealed: a name appeared or went. Takes the lock. insert: 0 or -ENOMEM (the listing must be dropped then). */
-int ov_listing_insert(struct ov_listing *l, const char *name, unsigned type);
+/*
+ * Sealed: a name appeared or went. Takes the lock. insert: 0 with *SIZE the bytes of memory now, or -ENOMEM (the listing must be
+ * dropped then).
+ */
+int ov_listing_insert(struct ov_listing *l, const char *name, unsigned type, size_t *size);
 void ov_listing_remove(struct ov_listing *l, const char *name);
 
-/* Bytes of memory. */
+/* Bytes of memory; of a listing that nobody else can reach, or whose lock is held. */
 size_t ov_listing_size(const struct ov_listing *l);
 
 /* The cookie of a name that collides with no other. Pure. */

@@ -145,7 +145,7 @@ static void forget_listing(struct overlay *ov, struct ov_inode *dir)
 	dir->listing = NULL;
 	l->owner = NULL;
 	listing_unlink(ov, l);
-	ov->listing_bytes -= ov_listing_size(l) < ov->listing_bytes ? ov_listing_size(l) : ov->listing_bytes;
+	ov->listing_bytes -= l->counted;
 	ov_listing_unref(l);
 }
 
@@ -170,6 +170,7 @@ static struct ov_listing *listing_get(struct overlay *ov, struct ov_inode *dir)
 /* Give L (referenced for the caller, too) to DIR; if another thread was faster its listing is used. */
 static struct ov_listing *listing_set(struct overlay *ov, struct ov_inode *dir, struct ov_listing *l)
 {
+	size_t size = ov_listing_size(l);
 	struct ov_listing *old;
 
 	pthread_mutex_lock(&ov->listings_lock);
@@ -185,7 +186,8 @@ static struct ov_listing *listing_set(struct overlay *ov, struct ov_inode *dir, 
 	if (l->next)
 		l->next->prev = l;
 	ov->listings = l;
-	ov->listing_bytes += ov_listing_size(l);
+	l->counted = size;
+	ov->listing_bytes += size;
 	while (ov->listing_bytes > LISTINGS_MAX && l->next) {
 		struct ov_listing *last = l->next;
 
@@ -195,6 +197,17 @@ static struct ov_listing *listing_set(struct overlay *ov, struct ov_inode *dir, 
 	}
 	pthread_mutex_unlock(&ov->listings_lock);
 	return l;
+}
+
+/* L, if it is still DIR's, has SIZE bytes now. */
+static void listing_grew(struct overlay *ov, const struct ov_inode *dir, struct ov_listing *l, size_t size)
+{
+	pthread_mutex_lock(&ov->listings_lock);
+	if (dir->listing == l && size > l->counted) {
+		ov->listing_bytes += size - l->counted;
+		l->counted = size;
+	}
+	pthread_mutex_unlock(&ov->listings_lock);
 }
 
 static int build_listing(struct overlay *ov, struct ov_inode *dir, struct ov_listing **out)
@@ -217,11 +230,14 @@ static int build_listing(struct overlay *ov, struct ov_inode *dir, struct ov_lis
 void ov_listing_add(struct overlay *ov, struct ov_inode *dir, const char *name, unsigned type)
 {
 	struct ov_listing *l = listing_get(ov, dir);
+	size_t size;
 
 	if (!l)
 		return;
-	if (ov_listing_insert(l, name, IFTODT(type & S_IFMT)) < 0)
+	if (ov_listing_insert(l, name, IFTODT(type & S_IFMT), &size) < 0)
 		ov_listing_drop(ov, dir);
+	else
+		listing_grew(ov, dir, l, size);
 	ov_listing_unref(l);
 }
 
