@@ -214,6 +214,9 @@ int ov_keep_open(struct overlay *ov, struct ov_inode *i);
 /* The name (PARENT, NAME) of I is gone from disk. Namespace lock held for writing. */
 void ov_name_gone(struct overlay *ov, struct ov_inode *parent, const char *name);
 
+/* The object of I, no directory, is reached through its first name from now on. Namespace lock held for writing. */
+void ov_reach_by_first_name(struct overlay *ov, struct ov_inode *i);
+
 /* Directory properties that creation needs, cached in the inode's flags. Namespace lock held. */
 int ov_dir_props(struct overlay *ov, struct ov_inode *dir, struct statx *stx);
 

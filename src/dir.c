@@ -659,6 +659,8 @@ int ov_keep_open(struct overlay *ov, struct ov_inode *i)
 	}
 	if (!ov_inode_is(i, OV_I_UPPER))
 		return 0; /* its name in the lower stays */
+	if (ov_inode_is(i, OV_I_UNLINKED))
+		return ov_fdslot_hold(&ov->fds, &i->slot, true) ? 0 : -ESTALE;
 	if (S_ISREG(i->type) && !ov_inode_is(i, OV_I_METACOPY)) {
 		slot = ov_file_get(ov, i, false, &err);
 		if (slot) {
@@ -682,8 +684,7 @@ int ov_keep_open(struct overlay *ov, struct ov_inode *i)
 	return 0;
 }
 
-/* Another name of I is now the first: the object is reached through it. */
-static void move_to_next_name(struct overlay *ov, struct ov_inode *i)
+void ov_reach_by_first_name(struct overlay *ov, struct ov_inode *i)
 {
 	struct ov_rdir *old = i->rparent;
 
@@ -712,7 +713,7 @@ void ov_name_gone(struct overlay *ov, struct ov_inode *parent, const char *name)
 	}
 	pthread_mutex_unlock(&ov->tab.lock);
 	if (i && i->names && !ov_inode_isdir(i))
-		move_to_next_name(ov, i);
+		ov_reach_by_first_name(ov, i);
 	if (i && ov_inode_isdir(i))
 		ov_listing_drop(ov, i);
 	ov_listing_del(ov, parent, name);

@@ -31,7 +31,11 @@
 
 enum {
 	OV_I_UPPER = 1 << 0,    /* the object is in the upper layer (for a directory: rdirs[0] is) */
-	OV_I_UNLINKED = 1 << 1, /* no name any more; kept for open files through a held fd */
+	/*
+	 * The names we knew are gone; kept for open files. An upper object is reached through a held fd, also when a lookup
+	 * has met another of its hard links since: the next change of its names (under the lock for it) makes that its place.
+	 */
+	OV_I_UNLINKED = 1 << 1,
 	OV_I_BUSY = 1 << 2,
 	OV_I_KEYED = 1 << 3,    /* in the identity table */
 	OV_I_METACOPY = 1 << 4, /* attributes in the upper, data still in the lower (data) */

@@ -547,7 +547,7 @@ int ov_instantiate(struct overlay *ov, struct ov_inode *parent, const char *name
 	bool keep = false, keyed = found_key(ov, f, &key, &keep);
 	int r = 0;
 
-	if (keyed) {
+	if (keyed && keep) {
 		pthread_mutex_lock(&t->lock);
 		i = ov_inode_find_key_locked(t, key);
 		if (i) {

@@ -306,17 +306,12 @@ static int move_on_disk(struct overlay *ov, struct side *old, struct side *new, 
 /* The inode's place in memory follows. WAS_FIRST: it was reached through the moved name. */
 static int move_inode(struct overlay *ov, struct ov_inode *i, struct ov_inode *dir, const char *name, bool was_first)
 {
-	struct ov_rdir *old;
-
 	if (ov_inode_isdir(i)) {
 		ov_listing_drop(ov, i); /* its ".." */
 		return ov_rdir_move(&ov->fds, i->rdirs[0], ov_upper_rdir(dir), name);
 	}
-	if (!was_first || i->rname)
-		return 0;
-	old = i->rparent;
-	i->rparent = ov_rdir_ref(ov_upper_rdir(dir));
-	ov_rdir_unref(&ov->fds, old);
+	if (was_first)
+		ov_reach_by_first_name(ov, i);
 	return 0;
 }
 

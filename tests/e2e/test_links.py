@@ -181,6 +181,42 @@ def test_links_in_upper_share_everything():
 
 
 @test
+def test_other_link_of_an_open_file_whose_name_went():
+    """Names that were not looked up before the first one went, two of them and one."""
+    def up(root):
+        for d in ("a", "b", "c"):
+            os.mkdir(os.path.join(root, d))
+        for n, others in (("three", ("b/three", "c/three")), ("two", ("b/two",))):
+            write(os.path.join(root, "a", n), "data")
+            for o in others:
+                os.link(os.path.join(root, "a", n), os.path.join(root, o))
+        write(os.path.join(root, "new"), "new")
+
+    for gone in (os.unlink, lambda p: os.rename(os.path.join(os.path.dirname(p), "../new"), p)):
+        for n, others in (("three", ("b/three", "c/three")), ("two", ("b/two",))):
+            with Overlay({}, up) as ov:
+                fd = os.open(ov.m("a", n), os.O_RDWR)
+                gone(ov.m("a", n))
+                eq(os.fstat(fd).st_nlink, len(others))
+                for o in others:
+                    eq(read(ov.m(o)), b"data", o)
+                    eq(lstat(ov.m(o)).st_ino, os.fstat(fd).st_ino)
+                os.pwrite(fd, b"DATA", 0)
+                eq([read(ov.m(o)) for o in others], [b"DATA"] * len(others), "one file still")
+                os.chmod(ov.m(others[0]), 0o600)
+                eq(stat.S_IMODE(os.fstat(fd).st_mode), 0o600)
+                os.link(ov.m(others[0]), ov.m("linked"))
+                os.rename(ov.m(others[0]), ov.m("a/moved"))
+                for o in ("a/moved", "linked") + others[1:]:
+                    eq(read(ov.m(o)), b"DATA", o)
+                for o in ("a/moved", "linked") + others[1:]:
+                    os.unlink(ov.m(o))
+                eq(os.pread(fd, 9, 0), b"DATA")
+                eq(os.fstat(fd).st_nlink, 0)
+                os.close(fd)
+
+
+@test
 def test_link_count_falls_when_an_alias_is_overwritten():
     with Overlay({}, {"a": "1", "b": Hardlink("a"), "c": "2"}) as ov:
         eq(nlink(ov.m("b")), 2)
