@@ -487,7 +487,7 @@ static int commit_indexed(struct cu *c)
 	switch_file(c, ov->index);
 	i->rname = rname;
 	ov_inode_set(i, OV_I_UPPER | OV_I_INDEXED | OV_I_LOWERNAMES | (c->metacopy ? OV_I_METACOPY : 0));
-	ov_inode_unset(i, OV_I_LOWERLINKS);
+	ov_inode_unset(i, OV_I_LOWERLINKS | (c->metacopy ? 0 : OV_I_METACOPY)); /* the lower may have been a metacopy */
 	ov_inode_set_key(&ov->tab, i, (struct ov_key){.ino = stx.stx_ino, .fsid = ov->index_layer.fsid, .upper = 1});
 	return 0;
 }
@@ -512,6 +512,7 @@ static int commit(struct cu *c)
 			ov_rdir_unref(&ov->fds, old);
 			free(i->rname);
 			i->rname = NULL;
+			ov_inode_unset(i, OV_I_METACOPY);
 			ov_inode_set(i, OV_I_UPPER);
 		}
 		return r;
@@ -537,6 +538,8 @@ static int commit(struct cu *c)
 		switch_file(c, ov_upper_rdir(parent));
 		if (c->metacopy)
 			ov_inode_set(i, OV_I_METACOPY);
+		else
+			ov_inode_unset(i, OV_I_METACOPY); /* the lower was one */
 	}
 	ov_inode_set(i, OV_I_UPPER);
 	if (ov_inode_is(i, OV_I_LOWERLINKS))
@@ -583,15 +586,30 @@ static int copy_one(struct overlay *ov, struct ov_inode *i, unsigned flags, off_
 	return r;
 }
 
-/* A nameless file is reached by what it is held with: FD, taken over, from now on. */
-static int hold_data(struct overlay *ov, struct ov_inode *i, int fd)
+/* The data is in the upper file behind FD from now on; a file without a name is reached through it alone. */
+static int use_fd(struct cu *c, int fd)
 {
-	struct ov_fdslot *slot = ov_fdslot_put(&ov->fds, &i->slot, fd, OV_SLOT_WRITABLE | OV_SLOT_HELD);
+	struct overlay *ov = c->ov;
+	unsigned held = ov_inode_is(c->i, OV_I_UNLINKED) ? OV_SLOT_HELD : 0;
+	struct ov_fdslot *slot = ov_fdslot_put(&ov->fds, &c->i->slot, fd, OV_SLOT_WRITABLE | held);
 
 	if (!slot)
 		return -ENOMEM;
 	ov_fdslot_unpin(&ov->fds, slot);
 	return 0;
+}
+
+/* Open the metacopy, an upper file: it may be renamed while its data is copied, so its name counts now only. */
+static int open_metacopy(struct cu *c)
+{
+	struct overlay *ov = c->ov;
+	OV_NS_READ(ov);
+	ov_cleanup_real struct ov_real real = {0};
+	int r = ov_real_get(ov, c->i, &real);
+
+	if (r == 0)
+		r = ov_statx_real(ov, real.layer, real.at, &c->stx);
+	return r < 0 ? r : ov_at_open(real.at, O_RDWR, 0);
 }
 
 /* The data of a metacopy follows: into the upper file, synced, and only then the mark goes. */
@@ -602,12 +620,11 @@ static int copy_late_data(struct overlay *ov, struct ov_inode *i, unsigned flags
 	ov_cleanup_fd int fd = -1;
 	struct timespec ts[2];
 	ssize_t cap_len = -ENODATA;
-	int r = cu_locate(&c);
+	int r = 0;
 
-	if (r == 0) {
-		fd = ov_at_open(c.src.at, O_RDWR, 0);
-		r = fd < 0 ? fd : 0;
-	}
+	fd = open_metacopy(&c);
+	if (fd < 0)
+		r = fd;
 	if (r == 0) {
 		c.size = (off_t)c.stx.stx_size;
 		if ((flags & OV_COPY_TRUNC) && size < c.size)
@@ -615,6 +632,8 @@ static int copy_late_data(struct overlay *ov, struct ov_inode *i, unsigned flags
 		cap_len = ov_at_getxattr_alloc(ov_at_fd(fd), "security.capability", &cap);
 		r = copy_data(&c, fd);
 	}
+	if (r == 0 && c.size < (off_t)c.stx.stx_size) /* else a crash would leave zeros for what was not copied */
+		r = ftruncate(fd, c.size) < 0 ? -errno : 0;
 	if (r == 0 && cap_len > 0) /* writing the data took it away */
 		r = ov_at_setxattr(ov_at_fd(fd), "security.capability", cap, (size_t)cap_len, 0);
 	if (r == 0 && ov->cfg.sync != OV_SYNC_OFF)
@@ -629,13 +648,10 @@ static int copy_late_data(struct overlay *ov, struct ov_inode *i, unsigned flags
 		r = ov_metacopy_remove(ov_at_fd(fd), ov->xp);
 		if (r == 0) {
 			ov_inode_unset(i, OV_I_METACOPY);
-			if (ov_inode_is(i, OV_I_UNLINKED))
-				r = hold_data(ov, i, ov_steal_fd(&fd));
-			else
-				ov_fdslot_drop(&ov->fds, &i->slot);
+			ov_fdslot_drop(&ov->fds, &i->data->slot);
+			r = use_fd(&c, ov_steal_fd(&fd));
 		}
 	}
-	ov_real_release(&c.src);
 	return r;
 }
 

@@ -75,19 +75,23 @@ static int open_inode(struct overlay *ov, struct ov_inode *i, bool writable, boo
 	return fd;
 }
 
+/* Where the fd on I's data is kept: a metacopy's own fd has no data. Namespace lock held. */
+static struct ov_fdslot **data_slot(struct ov_inode *i)
+{
+	return i->data && ov_inode_is(i, OV_I_METACOPY) ? &i->data->slot : &i->slot;
+}
+
 struct ov_fdslot *ov_file_get(struct overlay *ov, struct ov_inode *i, bool writable, int *err)
 {
 	struct ov_fdslot *slot;
 	bool is_writable = false, append = false;
-	bool apart; /* the slot holds the nameless upper file, the data is elsewhere */
 	int fd;
 
 	if (!S_ISREG(i->type)) {
 		*err = ov_inode_isdir(i) ? -EISDIR : -EINVAL;
 		return NULL;
 	}
-	apart = ov_inode_is(i, OV_I_UNLINKED) && ov_inode_is(i, OV_I_METACOPY);
-	slot = apart ? NULL : ov_fdslot_get(&ov->fds, &i->slot, writable);
+	slot = ov_fdslot_get(&ov->fds, data_slot(i), writable);
 	if (slot)
 		return slot;
 	fd = open_inode(ov, i, writable, &is_writable, &append);
@@ -103,10 +107,8 @@ struct ov_fdslot *ov_file_get(struct overlay *ov, struct ov_inode *i, bool writa
 		*err = fd;
 		return NULL;
 	}
-	if (apart)
-		slot = ov_fdslot_once(&ov->fds, fd);
-	else
-		slot = ov_fdslot_put(&ov->fds, &i->slot, fd, (is_writable ? OV_SLOT_WRITABLE : 0) | (append ? OV_SLOT_APPEND : 0));
+	slot = ov_fdslot_put(&ov->fds, data_slot(i), fd,
+			     (is_writable ? OV_SLOT_WRITABLE : 0) | (append ? OV_SLOT_APPEND : 0));
 	if (!slot)
 		*err = -ENOMEM;
 	return slot;

@@ -173,15 +173,6 @@ struct ov_fdslot *ov_fdslot_put(struct ov_fdcache *c, struct ov_fdslot **owner, 
 	return s;
 }
 
-struct ov_fdslot *ov_fdslot_once(struct ov_fdcache *c, int fd)
-{
-	struct ov_fdslot *nobody = NULL;
-	struct ov_fdslot *s = ov_fdslot_put(c, &nobody, fd, 0);
-
-	ov_fdslot_drop(c, &nobody);
-	return s;
-}
-
 void ov_fdslot_drop(struct ov_fdcache *c, struct ov_fdslot **owner)
 {
 	pthread_mutex_lock(&c->lock);

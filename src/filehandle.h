@@ -68,8 +68,6 @@ void ov_fdslot_close(struct ov_fdcache *c, struct ov_fdslot *slot);
 struct ov_fdslot *ov_fdslot_get(struct ov_fdcache *c, struct ov_fdslot **owner, bool writable);
 struct ov_fdslot *ov_fdslot_put(struct ov_fdcache *c, struct ov_fdslot **owner, int fd, unsigned flags);
 void ov_fdslot_drop(struct ov_fdcache *c, struct ov_fdslot **owner);
-/* An fd for one use: pinned, closed when it is unpinned. FD is taken over. NULL: no memory. */
-struct ov_fdslot *ov_fdslot_once(struct ov_fdcache *c, int fd);
 
 /* Mark what *OWNER points to as held (or not). False if there is no open fd. */
 bool ov_fdslot_hold(struct ov_fdcache *c, struct ov_fdslot **owner, bool held);

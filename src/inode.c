@@ -121,6 +121,7 @@ static void inode_free(struct ov_itable *t, struct ov_inode *i)
 		ov_rdir_unref(t->fds, i->rparent);
 		ov_fdslot_drop(t->fds, &i->slot);
 		if (i->data) {
+			ov_fdslot_drop(t->fds, &i->data->slot);
 			ov_rdir_unref(t->fds, i->data->dir);
 			free(i->data->name);
 			free(i->data);

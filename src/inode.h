@@ -65,6 +65,7 @@ struct ov_lowerdata {
 	struct ov_rdir *dir; /* counted */
 	char *name;
 	bool verified;
+	struct ov_fdslot *slot; /* open fd, if any, while the file is a metacopy (under the fd cache's lock) */
 };
 
 struct ov_inode {
@@ -82,7 +83,7 @@ struct ov_inode {
 		};
 		struct {
 			struct ov_rdir *rparent; /* real directory that holds the object; counted; NULL when unlinked */
-			struct ov_fdslot *slot;  /* open fd, if any (under the fd cache's lock) */
+			struct ov_fdslot *slot;  /* open fd on the object, if any (under the fd cache's lock) */
 			struct ov_lowerdata *data;
 		};
 	};

@@ -25,6 +25,11 @@ def marks(path):
     return {n[len(xattr_prefix()):] for n in listx(path) if n.startswith(xattr_prefix())}
 
 
+def drop_file_cache(fds):
+    for fd in fds:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def ours_or_kernel():
     if not IS_OURS and not IS_KERNEL:
         skip("writes other markers")
@@ -574,6 +579,33 @@ def test_metacopy_is_written_and_completed():
         eq(getx(ov.u("f"), X("metacopy")), None)
         eq(read(ov.u("f")), b"x" * 100000 + b"y")
         eq(read(ov.m("f")), b"x" * 100000 + b"y")
+
+
+@test
+def test_metacopy_completed_without_a_name():
+    """Data that follows when the file has been unlinked, replaced or moved while it is open."""
+    with Overlay({n: "data of " + n for n in ("gone", "over", "moved")}, {"new": "new", "d": {}}, mount=False) as ov:
+        feature(ov, "metacopy=on,redirect_dir=on", "metacopy")
+        fds = {}
+        for n in ("gone", "over", "moved"):
+            os.chmod(ov.m(n), 0o600)
+            fds[n] = os.open(ov.m(n), os.O_RDWR)
+        os.unlink(ov.m("gone"))
+        os.rename(ov.m("new"), ov.m("over"))
+        os.rename(ov.m("moved"), ov.m("d/moved"))
+        for n, fd in fds.items():
+            eq(os.pread(fd, 99, 0), b"data of " + n.encode())
+            os.pwrite(fd, b"DATA", 0)
+            os.fsync(fd)
+            eq(os.pread(fd, 99, 0), b"DATA of " + n.encode())
+            os.fchmod(fd, 0o640)
+            eq(os.fstat(fd).st_nlink, int(n == "moved"), n)
+        drop_file_cache(fds.values())
+        for n, fd in fds.items():
+            eq(os.pread(fd, 99, 0), b"DATA of " + n.encode())
+            os.close(fd)
+        eq(read(ov.m("over")), b"new")
+        eq(read(ov.m("d/moved")), b"DATA of moved")
 
 
 @test
