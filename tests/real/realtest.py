@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the tests with real programs share: a Debian system made once with debootstrap and kept as a tar archive.
+"""What the tests with real programs share: a Debian system made once with debootstrap and kept as a tar archive, and a
+small one of this machine's own programs, made in no time.
 
 Environment, beside ovtest's:
 
+  OV_REAL     set: run with the Debian system, which takes minutes and, the first time, a mirror
   OV_CACHE    where the archive is kept (default: ${XDG_CACHE_HOME:-/var/tmp}/fuse-overlay-tests)
   OV_SUITE    the release to make (default: the host's, else bookworm)
   OV_MIRROR   where to get it from (default: debootstrap's own)
@@ -11,11 +13,14 @@ Environment, beside ovtest's:
 import contextlib
 import errno
 import fcntl
+import io
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
+import tarfile
 import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
@@ -113,6 +118,63 @@ def base_archive():
             _make(archive)
     finally:
         os.close(lock)
+    return archive
+
+
+WITH_DEBIAN = bool(os.environ.get("OV_REAL"))
+
+# The small system has these, and files below directories that the Debian system has too, by number.
+PROGRAMS = ["cat", "chmod", "chown", "cmp", "cp", "find", "getcap", "grep", "id", "ln", "ls", "mkdir", "mkfifo", "mv", "readlink", "rm",
+            "rmdir", "sed", "setcap", "sh", "sleep", "sort", "stat", "tail", "tar", "touch", "true", "uniq", "wc"]
+TREES = {"usr/lib/git-core": 150, "usr/share/perl5/Some/Thing": 60, "usr/share/perl5/Other": 40, "usr/share/zoneinfo/Europe": 100,
+         "usr/share/zoneinfo": 50, "etc/default": 3, "root": 0, "tmp": 0, "proc": 0, "sys": 0, "dev": 0, "run": 0, "var/tmp": 0}
+FILES = {"etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+         "etc/group": "root:x:0:\nnogroup:x:65534:\n", "etc/issue": "small\n", "etc/debian_version": "none\n",
+         "etc/default/useradd": "SHELL=/bin/sh\n", "usr/lib/git-core/git-gc": "gc\n", "usr/lib/git-core/git-add": "add\n"}
+
+
+def _needed(programs):
+    """{path in the small system: path here} of PROGRAMS and the libraries that ldd names."""
+    paths = {"usr/bin/" + name: os.path.realpath(shutil.which(name)) for name in programs}
+    for line in run("ldd", *sorted(set(paths.values())), check=False).stdout.splitlines():
+        found = re.match(r"\s+(?:\S+ => )?(/\S+)(?: \(0x[0-9a-f]+\))?$", line)
+        if found:
+            paths[found[1][1:] if found[1].startswith("/usr/") else "usr" + found[1]] = os.path.realpath(found[1])
+    return paths
+
+
+def _parents(path):
+    while path := os.path.dirname(path):
+        yield path
+
+
+def small_archive(directory):
+    """The path of a packed system, made in DIRECTORY."""
+    need("ldd", *PROGRAMS)
+    paths = _needed(PROGRAMS)
+    archive = os.path.join(directory, "small.tar")
+    with tarfile.open(archive, "w") as tar:
+        def add(kind, name, mode=0o644, data=b"", link=""):
+            m = tarfile.TarInfo(name)
+            m.type, m.mode, m.mtime, m.size, m.linkname = kind, mode, 1234567890, len(data), link
+            tar.addfile(m, io.BytesIO(data))
+
+        def as_root(m):
+            m.uid, m.gid, m.uname, m.gname, m.mode = 0, 0, "root", "root", 0o755
+            return m
+
+        for top in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+            add(tarfile.SYMTYPE, top, 0o777, link="usr/" + top)
+        for name in sorted({p for name in [*paths, *FILES, "usr/sbin/", "usr/lib/", *(t + "/" for t in TREES)] for p in _parents(name)}):
+            add(tarfile.DIRTYPE, name, 0o1777 if name.endswith("tmp") else 0o755)
+        for name, text in FILES.items():
+            add(tarfile.REGTYPE, name, data=text.encode())
+        for name, number in TREES.items():
+            for i in range(number):
+                add(tarfile.REGTYPE, "%s/f%d" % (name, i), 0o644 if i % 3 else 0o755, b"%d " % i * (9 * i))
+        for name, real in paths.items():
+            tar.add(real, name, filter=as_root)
+    os.chmod(archive, 0o644)
     return archive
 
 
