@@ -355,9 +355,11 @@ static int appear(struct cu *c, struct ov_inode *parent, const char *name)
 	r = begin_appear(c->ov, parent, d.fd, &before);
 	if (r == 0)
 		r = link_into_place(c, d.fd, name);
-	if (r == 0)
-		end_appear(d.fd, &before);
-	return r;
+	if (r < 0)
+		return r;
+	end_appear(d.fd, &before);
+	ov_listing_add(c->ov, parent, name, c->stx.stx_mode); /* it is in another layer now */
+	return 0;
 }
 
 int ov_link_alias(struct overlay *ov, struct ov_inode *parent, int dirfd, struct ov_at from, const char *name)
@@ -370,6 +372,7 @@ int ov_link_alias(struct overlay *ov, struct ov_inode *parent, int dirfd, struct
 	if (linkat(from.fd, from.name, dirfd, name, 0) < 0)
 		return -errno;
 	end_appear(dirfd, &before);
+	ov_listing_drop(ov, parent);
 	return 0;
 }
 

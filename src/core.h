@@ -166,8 +166,10 @@ static inline int ov_check_lower_protected(const struct ov_inode *i, const struc
 int ov_instantiate(struct overlay *ov, struct ov_inode *parent, const char *name, struct ov_found *f, bool count,
 		   struct ov_inode **out);
 
-/* Lookup with the namespace lock (read) held. */
+/* Lookup with the namespace lock (read) held. from: the layers of PARENT above FIRST are known not to have NAME. */
 int ov_lookup_locked(struct overlay *ov, struct ov_inode *parent, const char *name, bool count, struct ov_entry *out);
+int ov_lookup_from(struct overlay *ov, struct ov_inode *parent, const char *name, unsigned first, bool count,
+		   struct ov_entry *out);
 
 /* copy_up.c */
 
@@ -263,6 +265,12 @@ static inline bool ov_index_has(const struct overlay *ov, const struct ov_inode 
 void ov_listing_add(struct overlay *ov, struct ov_inode *dir, const char *name, unsigned type);
 void ov_listing_del(struct overlay *ov, struct ov_inode *dir, const char *name);
 void ov_listing_drop(struct overlay *ov, struct ov_inode *dir);
+
+/*
+ * Which layer of DIR shows NAME? 0 with *FIRST the number of the first one that can, or -ENOENT: none. *FIRST is 0 where there
+ * is no listing to tell. Namespace lock held.
+ */
+int ov_listing_where(struct overlay *ov, struct ov_inode *dir, const char *name, unsigned *first);
 
 /* file.c */
 

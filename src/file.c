@@ -10,6 +10,8 @@
 #include "core.h"
 #include "sys/io.h"
 
+#define QUICK_COPY ((size_t)128 * 1024) /* bytes that are copied before another thread takes the requests meanwhile */
+
 /* Open the data of AT, without leaving an atime where we may: reads of the view are not reads of the layer's file. */
 static int open_data(const struct ov_layer *layer, struct ov_at at, bool writable)
 {
@@ -47,11 +49,12 @@ static int open_despite_mode(struct overlay *ov, struct ov_at at, bool writable)
 	return fd;
 }
 
-/* *APPEND: the file is append-only (chattr +a) and was opened so. */
-static int open_inode(struct overlay *ov, struct ov_inode *i, bool writable, bool *is_writable, bool *append)
+/* *FLAGS: what the fd is good for (enum ov_fdslot_flags). An append-only file (chattr +a) is opened so. */
+static int open_inode(struct overlay *ov, struct ov_inode *i, bool writable, unsigned *flags)
 {
 	ov_cleanup_real struct ov_real real = {0};
 	bool upper = ov_inode_is(i, OV_I_UPPER) && !ov_inode_is(i, OV_I_METACOPY);
+	bool for_writing = upper && !ov->cfg.force_read_only;
 	int r, fd;
 
 	if (i->data && ov_inode_is(i, OV_I_METACOPY))
@@ -60,18 +63,19 @@ static int open_inode(struct overlay *ov, struct ov_inode *i, bool writable, boo
 		r = ov_real_get(ov, i, &real);
 	if (r < 0)
 		return r;
-	*is_writable = upper && !ov->cfg.force_read_only;
-	fd = open_data(real.layer, real.at, *is_writable);
+	*flags = real.layer->page_cached ? OV_SLOT_PAGE_CACHED : 0;
+	fd = open_data(real.layer, real.at, for_writing);
 	if (fd == -EACCES && upper)
-		fd = open_despite_mode(ov, real.at, *is_writable);
-	if (fd == -EPERM && *is_writable && writable) {
+		fd = open_despite_mode(ov, real.at, for_writing);
+	if (fd == -EPERM && for_writing && writable) {
 		fd = ov_at_open(real.at, O_RDWR | O_APPEND | O_NOCTTY, 0);
-		*append = fd >= 0;
+		*flags |= OV_SLOT_APPEND;
 	}
-	if ((fd == -EACCES || fd == -EROFS || fd == -EPERM) && *is_writable && !writable) {
-		*is_writable = false;
+	if ((fd == -EACCES || fd == -EROFS || fd == -EPERM) && for_writing && !writable) {
+		for_writing = false;
 		fd = open_data(real.layer, real.at, false);
 	}
+	*flags |= for_writing ? OV_SLOT_WRITABLE : 0;
 	return fd;
 }
 
@@ -84,7 +88,7 @@ static struct ov_fdslot **data_slot(struct ov_inode *i)
 struct ov_fdslot *ov_file_get(struct overlay *ov, struct ov_inode *i, bool writable, int *err)
 {
 	struct ov_fdslot *slot;
-	bool is_writable = false, append = false;
+	unsigned flags = 0;
 	int fd;
 
 	if (!S_ISREG(i->type)) {
@@ -94,12 +98,12 @@ struct ov_fdslot *ov_file_get(struct overlay *ov, struct ov_inode *i, bool writa
 	slot = ov_fdslot_get(&ov->fds, data_slot(i), writable);
 	if (slot)
 		return slot;
-	fd = open_inode(ov, i, writable, &is_writable, &append);
+	fd = open_inode(ov, i, writable, &flags);
 	if (fd == -EMFILE || fd == -ENFILE) {
 		ov_fdcache_trim(&ov->fds);
-		fd = open_inode(ov, i, writable, &is_writable, &append);
+		fd = open_inode(ov, i, writable, &flags);
 	}
-	if (fd >= 0 && writable && !is_writable) {
+	if (fd >= 0 && writable && !(flags & OV_SLOT_WRITABLE)) {
 		close(fd);
 		fd = -EROFS;
 	}
@@ -107,8 +111,7 @@ struct ov_fdslot *ov_file_get(struct overlay *ov, struct ov_inode *i, bool writa
 		*err = fd;
 		return NULL;
 	}
-	slot = ov_fdslot_put(&ov->fds, data_slot(i), fd,
-			     (is_writable ? OV_SLOT_WRITABLE : 0) | (append ? OV_SLOT_APPEND : 0));
+	slot = ov_fdslot_put(&ov->fds, data_slot(i), fd, flags);
 	if (!slot)
 		*err = -ENOMEM;
 	return slot;
@@ -141,7 +144,7 @@ ssize_t ov_read(struct overlay *ov, struct ov_inode *i, void *buf, size_t size, 
 	slot = file_get_unlocked(ov, i, false, &err);
 	if (!slot)
 		return err;
-	n = ov_pread_full(slot->fd, buf, size, off);
+	n = slot->page_cached ? ov_pread_eof(slot->fd, buf, size, off) : ov_pread_full(slot->fd, buf, size, off);
 	ov_fdslot_unpin(&ov->fds, slot);
 	return n;
 }
@@ -238,6 +241,26 @@ off_t ov_lseek(struct overlay *ov, struct ov_inode *i, off_t off, int whence)
 	return r;
 }
 
+/* Most files are small: only what is more than that is left to another thread. -1 and errno if nothing could be copied. */
+static ssize_t copy_range(struct overlay *ov, int in, off_t off_in, int out, off_t off_out, size_t len)
+{
+	size_t done = 0, want = len < QUICK_COPY ? len : QUICK_COPY;
+	ssize_t n;
+
+	for (;;) {
+		do
+			n = copy_file_range(in, &off_in, out, &off_out, want, 0);
+		while (n < 0 && errno == EINTR);
+		if (n < 0)
+			return done ? (ssize_t)done : n;
+		done += (size_t)n;
+		if ((size_t)n < want || done == len || done > QUICK_COPY)
+			return (ssize_t)done;
+		want = len - done;
+		ov_will_block(ov);
+	}
+}
+
 ssize_t ov_copy_range(struct overlay *ov, struct ov_inode *in, off_t off_in, struct ov_inode *out, off_t off_out,
 		      size_t len, bool kill_suidgid)
 {
@@ -253,9 +276,7 @@ ssize_t ov_copy_range(struct overlay *ov, struct ov_inode *in, off_t off_in, str
 		ov_fdslot_unpin(&ov->fds, to);
 		return err;
 	}
-	do
-		n = copy_file_range(from->fd, &off_in, to->fd, &off_out, len, 0);
-	while (n < 0 && errno == EINTR);
+	n = copy_range(ov, from->fd, off_in, to->fd, off_out, len);
 	if (n < 0) /* EXDEV and EOPNOTSUPP make the kernel copy through the page cache */
 		n = errno == EXDEV || errno == EINVAL ? -EOPNOTSUPP : -errno;
 	if (n > 0 && kill_suidgid)

@@ -18,6 +18,16 @@ void ov_fdcache_destroy(struct ov_fdcache *c)
 	pthread_mutex_destroy(&c->lock);
 }
 
+unsigned ov_fdcache_count(struct ov_fdcache *c)
+{
+	unsigned n;
+
+	pthread_mutex_lock(&c->lock);
+	n = c->count;
+	pthread_mutex_unlock(&c->lock);
+	return n;
+}
+
 static void lru_unlink(struct ov_fdslot *s)
 {
 	if (!s->next)
@@ -159,6 +169,7 @@ struct ov_fdslot *ov_fdslot_put(struct ov_fdcache *c, struct ov_fdslot **owner, 
 	s->pins = 1;
 	s->writable = flags & OV_SLOT_WRITABLE;
 	s->append = flags & OV_SLOT_APPEND;
+	s->page_cached = flags & OV_SLOT_PAGE_CACHED;
 	s->held = flags & OV_SLOT_HELD;
 	s->heap = true;
 	s->owner = owner;

@@ -17,6 +17,7 @@ struct ov_fdslot {
 	int fd;          /* -1: closed */
 	uint32_t pins;   /* operations using the fd right now; never closed while > 0 */
 	bool writable;   /* opened O_RDWR */
+	bool page_cached;
 	bool append;     /* an append-only file: writes go to the end whatever their offset */
 	bool held;       /* the only way to the object (unlinked): not evicted */
 	bool heap;       /* allocated alone (files); freed when closed and unpinned */
@@ -36,11 +37,14 @@ enum ov_fdslot_flags {
 	OV_SLOT_WRITABLE = 1 << 0,
 	OV_SLOT_APPEND = 1 << 1,
 	OV_SLOT_HELD = 1 << 2,
+	OV_SLOT_PAGE_CACHED = 1 << 3, /* ov_pread_eof() may be used */
 };
 
 /* LIMIT: how many fds may stay open. 0 or -errno. */
 int ov_fdcache_init(struct ov_fdcache *c, unsigned limit);
 void ov_fdcache_destroy(struct ov_fdcache *c);
+/* Fds that are open now. */
+unsigned ov_fdcache_count(struct ov_fdcache *c);
 
 /*
  * The fd of SLOT, pinned, if it is open (and writable if asked for); else -1. Every success is paid with one

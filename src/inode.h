@@ -92,7 +92,7 @@ struct ov_inode {
 	uint16_t nrdirs;
 	uint16_t flags;     /* OV_I_*; changed under ov_itable.lock (atomically), read anywhere */
 	uint16_t type;      /* S_IFMT bits as the view shows them */
-	uint16_t generation_pad;
+	uint16_t searches;  /* directory: lookups that went through its layers, up to a limit; read and written atomically */
 };
 
 struct ov_dentry {

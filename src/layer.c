@@ -2,8 +2,10 @@
 #include "layer.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 
 #include "format/opaque.h"
 #include "format/origin.h"
@@ -50,6 +52,21 @@ static int clone_mount(const char *path, bool *noatime)
 	return fd;
 }
 
+/* File systems that read through the kernel's page cache. */
+static bool is_page_cached(int fd)
+{
+	static const unsigned known[] = {EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, TMPFS_MAGIC, F2FS_SUPER_MAGIC,
+					 SQUASHFS_MAGIC, 0xe0f5e1e2 /* erofs */};
+	struct statfs st;
+
+	if (fstatfs(fd, &st) < 0)
+		return false;
+	for (size_t n = 0; n < sizeof(known) / sizeof(known[0]); n++)
+		if ((unsigned)st.f_type == known[n])
+			return true;
+	return false;
+}
+
 int ov_layer_open(struct ov_layer *l, const char *path, bool upper)
 {
 	struct statx stx;
@@ -82,6 +99,7 @@ int ov_layer_open(struct ov_layer *l, const char *path, bool upper)
 		return r;
 	l->dev = ((dev_t)stx.stx_dev_major << 32) | stx.stx_dev_minor;
 	l->root_ino = stx.stx_ino;
+	l->page_cached = is_page_cached(l->root_fd);
 	r = ov_fs_uuid(l->root_fd, l->uuid);
 	if (r < 0)
 		memset(l->uuid, 0, sizeof(l->uuid));

@@ -62,7 +62,7 @@ static int table_grow(struct ov_listing *l)
 	return 0;
 }
 
-static int append(struct ov_listing *l, const char *name, uint64_t cookie, unsigned type, bool gone)
+static int append(struct ov_listing *l, const char *name, uint64_t cookie, unsigned type, bool gone, unsigned height)
 {
 	size_t len = strlen(name) + 1;
 
@@ -86,12 +86,17 @@ static int append(struct ov_listing *l, const char *name, uint64_t cookie, unsig
 	}
 	memcpy(l->names + l->names_len, name, len);
 	l->e[l->n++] = (struct ov_lname){
-		.cookie = cookie, .name = (uint32_t)l->names_len, .type = (uint8_t)type, .gone = gone};
+		.cookie = cookie,
+		.name = (uint32_t)l->names_len,
+		.type = (uint8_t)type,
+		.gone = gone,
+		.height = (uint16_t)height,
+	};
 	l->names_len += len;
 	return 0;
 }
 
-int ov_listing_put(struct ov_listing *l, const char *name, unsigned type, bool hidden)
+int ov_listing_put(struct ov_listing *l, const char *name, unsigned type, bool hidden, unsigned height)
 {
 	uint64_t cookie = ov_listing_cookie(name);
 	size_t h;
@@ -108,7 +113,7 @@ int ov_listing_put(struct ov_listing *l, const char *name, unsigned type, bool h
 		if (e->cookie == cookie && strcmp(l->names + e->name, name) == 0)
 			return 0;
 	}
-	r = append(l, name, cookie, type, hidden);
+	r = append(l, name, cookie, type, hidden, height);
 	if (r == 0)
 		l->table[h] = l->n;
 	return r;
@@ -184,8 +189,9 @@ int ov_listing_insert(struct ov_listing *l, const char *name, unsigned type, siz
 	if (found) {
 		l->e[at].gone = false;
 		l->e[at].type = (uint8_t)type;
+		l->e[at].height = 0;
 	} else {
-		r = append(l, name, cookie, type, false);
+		r = append(l, name, cookie, type, false, 0);
 		if (r == 0) {
 			added = l->e[l->n - 1];
 			memmove(&l->e[at + 1], &l->e[at], (l->n - 1 - at) * sizeof(*l->e));
@@ -208,6 +214,22 @@ void ov_listing_remove(struct ov_listing *l, const char *name)
 	if (found)
 		l->e[at].gone = true;
 	pthread_mutex_unlock(&l->lock);
+}
+
+bool ov_listing_find(struct ov_listing *l, const char *name, unsigned *height)
+{
+	uint64_t cookie = ov_listing_cookie(name);
+	bool found;
+	size_t at;
+
+	pthread_mutex_lock(&l->lock);
+	at = locate(l, name, &cookie, &found);
+	if (found) {
+		found = !l->e[at].gone;
+		*height = l->e[at].height;
+	}
+	pthread_mutex_unlock(&l->lock);
+	return found;
 }
 
 size_t ov_listing_size(const struct ov_listing *l)

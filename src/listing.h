@@ -21,6 +21,7 @@ struct ov_lname {
 	uint32_t name; /* offset into names */
 	uint8_t type;  /* DT_* */
 	bool gone;     /* removed since, or hidden by a whiteout */
+	uint16_t height; /* layers of the directory from the one that shows it to the lowest; 0: not known */
 };
 
 struct ov_listing {
@@ -41,8 +42,8 @@ struct ov_listing *ov_listing_new(void);
 struct ov_listing *ov_listing_ref(struct ov_listing *l);
 void ov_listing_unref(struct ov_listing *l);
 
-/* While building: add NAME unless a higher layer had it. HIDDEN: a whiteout. 0 or -ENOMEM. */
-int ov_listing_put(struct ov_listing *l, const char *name, unsigned type, bool hidden);
+/* While building: add NAME unless a higher layer had it. HIDDEN: a whiteout. HEIGHT: as in ov_lname. 0 or -ENOMEM. */
+int ov_listing_put(struct ov_listing *l, const char *name, unsigned type, bool hidden, unsigned height);
 
 /* Building is done: order by cookie, drop what is hidden. 0 or -ENOMEM. */
 int ov_listing_seal(struct ov_listing *l);
@@ -56,6 +57,9 @@ size_t ov_listing_after(const struct ov_listing *l, uint64_t off);
  */
 int ov_listing_insert(struct ov_listing *l, const char *name, unsigned type, size_t *size);
 void ov_listing_remove(struct ov_listing *l, const char *name);
+
+/* Sealed: is NAME in it? *HEIGHT as in ov_lname. Takes the lock. */
+bool ov_listing_find(struct ov_listing *l, const char *name, unsigned *height);
 
 /* Bytes of memory; of a listing that nobody else can reach, or whose lock is held. */
 size_t ov_listing_size(const struct ov_listing *l);

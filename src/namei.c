@@ -341,6 +341,7 @@ static int visit(struct search *s, struct ov_rdir *base, const char *name, bool 
 
 	if (d.fd < 0)
 		return d.fd;
+	__atomic_add_fetch(&s->ov->probes, 1, __ATOMIC_RELAXED);
 	r = ov_probe(s->ov, base, d.fd, name, &stx);
 	if (r == 1) {
 		s->stop = true;
@@ -455,7 +456,9 @@ static int search_layers(struct search *s, struct ov_inode *parent, unsigned fir
 	return r;
 }
 
-int ov_search(struct overlay *ov, struct ov_inode *parent, const char *name, unsigned first, struct ov_found *f)
+/* WHOLE: the layers above FIRST do not have NAME, so that what is found is what the view shows. */
+static int search_from(struct overlay *ov, struct ov_inode *parent, const char *name, unsigned first, bool whole,
+		       struct ov_found *f)
 {
 	struct search s = {.ov = ov, .f = f, .name = name};
 	int r;
@@ -466,7 +469,7 @@ int ov_search(struct overlay *ov, struct ov_inode *parent, const char *name, uns
 	r = search_layers(&s, parent, first);
 	if (r == 0 && s.want_data && !s.stop)
 		r = search_data_layers(&s);
-	if (r == 0 && ov->index && first == 0 && f->exists)
+	if (r == 0 && ov->index && whole && f->exists)
 		r = f->upper ? ov_index_check_upper(ov, f, &s.origin) : ov_index_check_lower(ov, f, name);
 	free(s.redirect);
 	if (r == 0 && f->metacopy && !f->data) {
@@ -478,13 +481,21 @@ int ov_search(struct overlay *ov, struct ov_inode *parent, const char *name, uns
 	return r;
 }
 
+int ov_search(struct overlay *ov, struct ov_inode *parent, const char *name, unsigned first, struct ov_found *f)
+{
+	return search_from(ov, parent, name, first, first == 0, f);
+}
+
 int ov_lower_has(struct overlay *ov, struct ov_inode *parent, const char *name)
 {
 	struct ov_found f;
+	unsigned first;
 	int r;
 
 	if (!ov_inode_is(parent, OV_I_UPPER) || parent->nrdirs < 2)
 		return 0;
+	if (ov_listing_where(ov, parent, name, &first) == 0 && first > 0)
+		return 1;
 	r = ov_search(ov, parent, name, 1, &f);
 	if (r == -EPERM || r == -EIO || r == -EINVAL)
 		return 1; /* something is there, though it cannot be followed */
@@ -615,20 +626,15 @@ static int lookup_known(struct overlay *ov, struct ov_inode *parent, const char 
 	return 1;
 }
 
-int ov_lookup_locked(struct overlay *ov, struct ov_inode *parent, const char *name, bool count, struct ov_entry *out)
+/* NAME is not known yet: search it. */
+static int lookup_new(struct overlay *ov, struct ov_inode *parent, const char *name, unsigned first, bool count,
+		      struct ov_entry *out)
 {
 	struct ov_inode *i;
 	struct ov_found f;
 	bool merged;
-	int r;
+	int r = search_from(ov, parent, name, first, true, &f);
 
-	out->nodeid = 0;
-	if (!ov_inode_isdir(parent))
-		return -ENOTDIR;
-	r = lookup_known(ov, parent, name, count, out);
-	if (r)
-		return r < 0 ? r : 0;
-	r = ov_search(ov, parent, name, 0, &f);
 	if (r < 0 || !f.exists)
 		return r;
 	out->attr = f.stx;
@@ -648,6 +654,33 @@ int ov_lookup_locked(struct overlay *ov, struct ov_inode *parent, const char *na
 	}
 	ov_found_clear(ov, &f);
 	return r;
+}
+
+int ov_lookup_locked(struct overlay *ov, struct ov_inode *parent, const char *name, bool count, struct ov_entry *out)
+{
+	unsigned first;
+	int r;
+
+	out->nodeid = 0;
+	if (!ov_inode_isdir(parent))
+		return -ENOTDIR;
+	r = lookup_known(ov, parent, name, count, out);
+	if (r)
+		return r < 0 ? r : 0;
+	if (ov_listing_where(ov, parent, name, &first) == -ENOENT)
+		return 0;
+	return lookup_new(ov, parent, name, first, count, out);
+}
+
+int ov_lookup_from(struct overlay *ov, struct ov_inode *parent, const char *name, unsigned first, bool count,
+		   struct ov_entry *out)
+{
+	int r = lookup_known(ov, parent, name, count, out);
+
+	if (r)
+		return r < 0 ? r : 0;
+	out->nodeid = 0;
+	return lookup_new(ov, parent, name, first, count, out);
 }
 
 int ov_lookup(struct overlay *ov, struct ov_inode *parent, const char *name, struct ov_entry *out)

@@ -13,6 +13,15 @@
 #define BIG_WRITE (256 * 1024) /* bytes from which another thread reads the next request meanwhile */
 #define DATA_BUF ((size_t)1 << 20)
 
+size_t ov_ops_print_stats(struct ov_front *fr, char *text, size_t size)
+{
+	size_t n = ov_stats_print(&fr->transport.stats, text, size);
+
+	if (n < size)
+		n += ov_print_state(fr->ov, text + n, size - n);
+	return n < size ? n : size - 1;
+}
+
 /* One buffer a thread, for READ and READDIR replies; freed by the thread key in session.c's threads ending. */
 static __thread char *data_buf;
 
@@ -459,9 +468,7 @@ static ssize_t get_stats(fuse_req_t req, char *buf, size_t size)
 
 	if (ctx->uid != 0 && ctx->uid != fr->owner)
 		return -ENODATA;
-	n = ov_stats_print(&fr->transport.stats, text, sizeof(text));
-	if (n >= sizeof(text))
-		n = sizeof(text) - 1;
+	n = ov_ops_print_stats(fr, text, sizeof(text));
 	if (size == 0)
 		return (ssize_t)n + 64; /* it may grow until it is read */
 	if (n > size)
@@ -565,8 +572,6 @@ static void op_copy_file_range(fuse_req_t req, fuse_ino_t in, off_t off_in, stru
 
 	if (!to)
 		return;
-	if (ov->hooks.will_block)
-		ov->hooks.will_block(ov->hooks.arg);
 	n = ov_copy_range(ov, from, off_in, to, off_out, len, lacks_fsetid(req));
 	if (n < 0)
 		fuse_reply_err(req, (int)-n);

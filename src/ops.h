@@ -27,4 +27,7 @@ extern const struct fuse_lowlevel_ops ov_fuse_ops;
 /* Serve the current request if it is one that libfuse does not know. False: give it to libfuse. */
 bool ov_ops_raw(struct ov_front *fr, const struct fuse_buf *buf);
 
+/* The statistics as text: messages by opcode, then what the core holds. The length, less than SIZE. */
+size_t ov_ops_print_stats(struct ov_front *fr, char *text, size_t size);
+
 #endif

@@ -103,7 +103,8 @@ struct overlay {
 	pthread_mutex_t listings_lock;
 	struct ov_listing *listings; /* LRU list of listings, newest first */
 	size_t listing_bytes;
-	uint64_t copyups;
+	uint64_t copyups;        /* atomic: objects copied up */
+	uint64_t probes;         /* atomic: names looked for in a layer */
 };
 
 /* super.c */
@@ -116,6 +117,8 @@ int ov_open(struct overlay **out, struct ov_config *cfg, int mountpoint_fd);
 void ov_close(struct overlay *ov);
 /* Leave the upper and workdir as they shall stay, for a process that ends at once without ov_close(). */
 void ov_finish(struct overlay *ov);
+/* Lines "name count" of what the core has done and holds, in lower case, into BUF; the length that it takes, as snprintf. */
+size_t ov_print_state(struct overlay *ov, char *buf, size_t size);
 int ov_statfs(struct overlay *ov, struct statvfs *st);
 /* Flush what the upper's file system holds (syncfs). */
 int ov_sync(struct overlay *ov);

@@ -14,6 +14,12 @@
 #define GETDENTS_BUF (64 * 1024)
 #define LISTINGS_MAX (32u << 20) /* bytes of listings kept; the oldest go first */
 
+/* A directory of so many layers keeps its listing, by which lookups go straight to the layer that has a name. */
+#define INDEX_LAYERS 4
+#define INDEX_AFTER 4          /* it is made after so many lookups; that costs about as much as they did */
+#define INDEX_NAMES_MAX 100000 /* not of more names */
+#define INDEX_NEVER UINT16_MAX
+
 struct linux_dirent64 {
 	uint64_t d_ino;
 	int64_t d_off;
@@ -119,9 +125,19 @@ static int scan_real(struct overlay *ov, struct ov_rdir *d, scan_cb cb, void *ar
 	return r;
 }
 
+struct builder {
+	struct ov_listing *l;
+	unsigned height;
+	size_t max;
+};
+
 static int put_name(void *arg, const char *name, unsigned type, bool hidden)
 {
-	return ov_listing_put(arg, name, type, hidden);
+	struct builder *b = arg;
+
+	if (b->l->n >= b->max)
+		return -E2BIG;
+	return ov_listing_put(b->l, name, type, hidden, b->height);
 }
 
 static void listing_unlink(struct overlay *ov, struct ov_listing *l)
@@ -133,6 +149,14 @@ static void listing_unlink(struct overlay *ov, struct ov_listing *l)
 	if (l->next)
 		l->next->prev = l->prev;
 	l->prev = l->next = NULL;
+}
+
+static void listing_push(struct overlay *ov, struct ov_listing *l)
+{
+	l->next = ov->listings;
+	if (l->next)
+		l->next->prev = l;
+	ov->listings = l;
 }
 
 /* Take the listing away from DIR. ov->listings_lock held. */
@@ -163,6 +187,10 @@ static struct ov_listing *listing_get(struct overlay *ov, struct ov_inode *dir)
 
 	pthread_mutex_lock(&ov->listings_lock);
 	l = dir->listing ? ov_listing_ref(dir->listing) : NULL;
+	if (l && l->prev) { /* the least recently used one goes first */
+		listing_unlink(ov, l);
+		listing_push(ov, l);
+	}
 	pthread_mutex_unlock(&ov->listings_lock);
 	return l;
 }
@@ -182,10 +210,7 @@ static struct ov_listing *listing_set(struct overlay *ov, struct ov_inode *dir, 
 	}
 	dir->listing = ov_listing_ref(l);
 	l->owner = dir;
-	l->next = ov->listings;
-	if (l->next)
-		l->next->prev = l;
-	ov->listings = l;
+	listing_push(ov, l);
 	l->counted = size;
 	ov->listing_bytes += size;
 	while (ov->listing_bytes > LISTINGS_MAX && l->next) {
@@ -193,6 +218,7 @@ static struct ov_listing *listing_set(struct overlay *ov, struct ov_inode *dir, 
 
 		while (last->next)
 			last = last->next;
+		__atomic_store_n(&((struct ov_inode *)last->owner)->searches, 0, __ATOMIC_RELAXED);
 		forget_listing(ov, last->owner);
 	}
 	pthread_mutex_unlock(&ov->listings_lock);
@@ -210,21 +236,69 @@ static void listing_grew(struct overlay *ov, const struct ov_inode *dir, struct 
 	pthread_mutex_unlock(&ov->listings_lock);
 }
 
-static int build_listing(struct overlay *ov, struct ov_inode *dir, struct ov_listing **out)
+/* Not of more than MAX names: -E2BIG. */
+static int build_listing(struct overlay *ov, struct ov_inode *dir, size_t max, struct ov_listing **out)
 {
-	struct ov_listing *l = ov_listing_new();
-	int r = l ? 0 : -ENOMEM;
+	struct builder b = {.l = ov_listing_new(), .max = max};
+	int r = b.l ? 0 : -ENOMEM;
 
-	for (unsigned n = 0; r == 0 && n < dir->nrdirs && !ov_inode_is(dir, OV_I_UNLINKED); n++)
-		r = scan_real(ov, dir->rdirs[n], put_name, l);
+	for (unsigned n = 0; r == 0 && n < dir->nrdirs && !ov_inode_is(dir, OV_I_UNLINKED); n++) {
+		b.height = dir->nrdirs - n;
+		r = scan_real(ov, dir->rdirs[n], put_name, &b);
+	}
 	if (r == 0)
-		r = ov_listing_seal(l);
+		r = ov_listing_seal(b.l);
 	if (r < 0) {
-		ov_listing_unref(l);
+		ov_listing_unref(b.l);
 		return r;
 	}
-	*out = listing_set(ov, dir, l);
+	*out = listing_set(ov, dir, b.l);
 	return 0;
+}
+
+/* The layer of DIR where a name of that height is. Copy-up adds one in front, the others stay. */
+static unsigned layer_of(const struct ov_inode *dir, unsigned height)
+{
+	return height && height <= dir->nrdirs ? dir->nrdirs - height : 0;
+}
+
+/* A listing of DIR to look names up in, made when enough of them were asked for; NULL if it has none. */
+static struct ov_listing *index_get(struct overlay *ov, struct ov_inode *dir)
+{
+	struct ov_listing *l = listing_get(ov, dir);
+	unsigned n;
+	int r;
+
+	if (l)
+		return l;
+	n = __atomic_load_n(&dir->searches, __ATOMIC_RELAXED);
+	if (n < INDEX_AFTER)
+		__atomic_store_n(&dir->searches, (uint16_t)(n + 1), __ATOMIC_RELAXED);
+	if (n < INDEX_AFTER || n == INDEX_NEVER)
+		return NULL;
+	r = build_listing(ov, dir, INDEX_NAMES_MAX, &l);
+	if (r == 0)
+		return l;
+	__atomic_store_n(&dir->searches, INDEX_NEVER, __ATOMIC_RELAXED);
+	return NULL;
+}
+
+int ov_listing_where(struct overlay *ov, struct ov_inode *dir, const char *name, unsigned *first)
+{
+	struct ov_listing *l;
+	unsigned height = 0;
+	bool found;
+
+	*first = 0;
+	if (dir->nrdirs < INDEX_LAYERS || ov_inode_is(dir, OV_I_UNLINKED))
+		return 0;
+	l = index_get(ov, dir);
+	if (!l)
+		return 0;
+	found = ov_listing_find(l, name, &height);
+	ov_listing_unref(l);
+	*first = layer_of(dir, height);
+	return found ? 0 : -ENOENT;
 }
 
 void ov_listing_add(struct overlay *ov, struct ov_inode *dir, const char *name, unsigned type)
@@ -263,7 +337,7 @@ static int check_name_seen(void *arg, const char *name, unsigned type, bool hidd
 {
 	struct empty_check *c = arg;
 	size_t before = c->seen->n;
-	int r = ov_listing_put(c->seen, name, type, hidden);
+	int r = ov_listing_put(c->seen, name, type, hidden, 0);
 
 	if (r < 0)
 		return r;
@@ -310,14 +384,16 @@ static bool emit_dot(struct reader *rd, const char *name, uint64_t cookie)
 }
 
 /* One name: 0 taken or passed over, 1 full, -errno. */
-static int emit(struct reader *rd, const char *name, unsigned type, uint64_t cookie)
+static int emit(struct reader *rd, const char *name, const struct ov_lname *e)
 {
 	struct ov_entry entry = {0};
+	uint64_t cookie = e->cookie;
+	unsigned type = e->type;
 	int r;
 
 	if (!rd->fits(rd->arg, name))
 		return 1;
-	r = ov_lookup_locked(rd->ov, rd->dir, name, rd->plus, &entry);
+	r = ov_lookup_from(rd->ov, rd->dir, name, layer_of(rd->dir, e->height), rd->plus, &entry);
 	if (r == -ENOENT || (r == 0 && !entry.nodeid && !entry.attr.stx_mode))
 		return 0; /* went meanwhile */
 	if (r < 0) { /* cannot be looked up: still a name; the error comes when it is used */
@@ -337,6 +413,8 @@ int ov_readdir(struct overlay *ov, struct ov_inode *dir, uint64_t off, bool plus
 {
 	struct reader rd = {.ov = ov, .dir = dir, .plus = plus, .fits = fits, .fill = fill, .arg = arg};
 	struct ov_listing *l;
+	size_t first;
+	bool over;
 	int r = 0;
 
 	if (!ov_inode_isdir(dir))
@@ -348,16 +426,18 @@ int ov_readdir(struct overlay *ov, struct ov_inode *dir, uint64_t off, bool plus
 		return 0;
 	l = listing_get(ov, dir);
 	if (!l) {
-		r = build_listing(ov, dir, &l);
+		r = build_listing(ov, dir, SIZE_MAX, &l);
 		if (r < 0)
 			return r;
 	}
 	pthread_mutex_lock(&l->lock);
-	for (size_t n = ov_listing_after(l, off); r == 0 && n < l->n; n++)
+	first = ov_listing_after(l, off);
+	for (size_t n = first; r == 0 && n < l->n; n++)
 		if (!l->e[n].gone)
-			r = emit(&rd, l->names + l->e[n].name, l->e[n].type, l->e[n].cookie);
+			r = emit(&rd, l->names + l->e[n].name, &l->e[n]);
+	over = first == l->n && off >= OV_COOKIE_DOTDOT;
 	pthread_mutex_unlock(&l->lock);
-	if (r == 0) /* read to the end: the kernel keeps it from here on */
+	if (over && dir->nrdirs < INDEX_LAYERS) /* that was the request which finds the end: the kernel has it all */
 		ov_listing_drop(ov, dir);
 	ov_listing_unref(l);
 	return r < 0 ? r : 0;

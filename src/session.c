@@ -4,8 +4,10 @@
 
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
+#include <linux/fuse.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -24,6 +26,7 @@
 #define THREADS_DEFAULT 8
 #define THREADS_MAX 64
 #define START_TIMEOUT_MS 20000
+#define READ_AHEAD_KB "1024"
 
 struct ov_session {
 	struct ov_front front;
@@ -44,9 +47,15 @@ struct ov_session {
 	 * on, so that another thread reads; cheap requests stay on the thread whose caches are warm.
 	 */
 	pthread_mutex_t leader;
+	uint32_t last_pid;        /* of the requests, under LEADER */
+	bool share;               /* there are cores for several threads */
+	unsigned mixed;           /* so many more requests are expected to have company */
 };
 
 static __thread bool is_leader;
+
+/* Requests for which two clients that take turns count as working side by side. */
+#define SIDE_BY_SIDE 64
 
 static unsigned thread_total(const struct ov_session *s)
 {
@@ -110,9 +119,31 @@ static void on_started(void *arg)
 	wake_main(s);
 }
 
+/*
+ * Does another request wait already? Only asked while several clients are at work: one alone waits for its reply. Another
+ * thread then reads that, at the price of waking it, and the cores that there are share the work.
+ */
+static void share_work(struct ov_session *s, const struct fuse_buf *buf)
+{
+	uint32_t pid = ((const struct fuse_in_header *)buf->mem)->pid;
+	struct pollfd pfd = {.fd = s->fd, .events = POLLIN};
+
+	if (!s->share)
+		return;
+	if (pid != s->last_pid)
+		s->mixed = SIDE_BY_SIDE;
+	s->last_pid = pid;
+	if (s->mixed == 0)
+		return;
+	s->mixed--;
+	if (poll(&pfd, 1, 0) > 0 && (pfd.revents & POLLIN))
+		hand_on(s);
+}
+
 static void serve_one(struct ov_session *s, struct fuse_buf *buf)
 {
 	ov_transport_prepare(&s->front.transport, buf);
+	share_work(s, buf);
 	if (!ov_ops_raw(&s->front, buf))
 		fuse_session_process_buf(s->se, buf);
 }
@@ -320,6 +351,24 @@ static int mount_session(struct ov_session *s, struct fuse_args *args)
 	return r;
 }
 
+/*
+ * The kernel reads ahead 128 KiB, and takes what we say in INIT as a limit only, unless somebody who may says more here before.
+ * The statx asks us nothing.
+ */
+static void raise_read_ahead(const struct ov_session *s)
+{
+	ov_cleanup_fd int fd = -1;
+	struct statx stx;
+	char path[64];
+
+	if (s->fd_mount || statx(AT_FDCWD, s->mountpoint, AT_STATX_DONT_SYNC, 0, &stx) < 0)
+		return;
+	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", stx.stx_dev_major, stx.stx_dev_minor);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, READ_AHEAD_KB, strlen(READ_AHEAD_KB)) < 0)
+		ov_debug("'%s': %s; reading ahead less", path, strerror(errno));
+}
+
 int ov_session_mount(struct ov_session **out, struct overlay *ov, const struct ov_params *p)
 {
 	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
@@ -351,6 +400,8 @@ int ov_session_mount(struct ov_session **out, struct overlay *ov, const struct o
 	}
 	if (r == 0)
 		r = mount_session(s, &args);
+	if (r == 0)
+		raise_read_ahead(s);
 	if (r == 0 && !p->auto_unmount)
 		ov_mountns_leave(&s->ns);
 	fuse_opt_free_args(&args);
@@ -381,9 +432,18 @@ static void wait_event(struct ov_session *s, int timeout)
 		ov_debug("eventfd: %s", strerror(errno));
 }
 
+static unsigned cpu_count(void)
+{
+	cpu_set_t set;
+
+	return sched_getaffinity(0, sizeof(set), &set) < 0 ? 1 : (unsigned)CPU_COUNT(&set);
+}
+
 int ov_session_start(struct ov_session *s)
 {
 	unsigned want = thread_count(s->params);
+
+	s->share = cpu_count() > 1;
 
 	s->ov->hooks = (struct ov_hooks){.arg = s, .will_block = hand_on, .flush_data = flush_data, .inval_attr = inval_attr, .inval_dir = inval_dir};
 	for (unsigned n = 0; n < want; n++) {
@@ -469,6 +529,30 @@ static void unmount(struct ov_session *s)
 		ov_error("cannot unmount '%s': %s", s->mountpoint, strerror(-r));
 }
 
+/* SIGUSR1: the statistics, a line each, where log lines go. */
+static void log_stats(struct ov_session *s)
+{
+	char text[4096], *line, *rest = text;
+
+	text[ov_ops_print_stats(&s->front, text, sizeof(text))] = '\0';
+	while ((line = strsep(&rest, "\n")))
+		if (*line)
+			ov_warn("%s: %s", s->mountpoint, line);
+}
+
+/* A signal came: true if it asks to end. */
+static bool take_signal(struct ov_session *s, int sfd)
+{
+	struct signalfd_siginfo info;
+
+	if (read(sfd, &info, sizeof(info)) != (ssize_t)sizeof(info))
+		return false;
+	if (info.ssi_signo != SIGUSR1)
+		return true;
+	log_stats(s);
+	return false;
+}
+
 int ov_session_serve(struct ov_session *s)
 {
 	struct pollfd pfd[2] = {{.fd = s->event, .events = POLLIN}, {.fd = -1, .events = POLLIN}};
@@ -479,6 +563,7 @@ int ov_session_serve(struct ov_session *s)
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGUSR1);
 	sfd = signalfd(-1, &set, SFD_CLOEXEC);
 	if (sfd < 0)
 		return -errno;
@@ -486,7 +571,7 @@ int ov_session_serve(struct ov_session *s)
 	while (!__atomic_load_n(&s->ended, __ATOMIC_ACQUIRE)) {
 		if (poll(pfd, 2, -1) < 0 && errno != EINTR)
 			break;
-		if (pfd[1].revents & POLLIN) {
+		if ((pfd[1].revents & POLLIN) && take_signal(s, sfd)) {
 			unmount(s);
 			break;
 		}

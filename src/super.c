@@ -558,6 +558,25 @@ void ov_close(struct overlay *ov)
 	free(ov);
 }
 
+size_t ov_print_state(struct overlay *ov, char *buf, size_t size)
+{
+	size_t inodes, names, listings;
+	int n;
+
+	pthread_mutex_lock(&ov->tab.lock);
+	inodes = ov->tab.nids;
+	names = ov->tab.ndents;
+	pthread_mutex_unlock(&ov->tab.lock);
+	pthread_mutex_lock(&ov->listings_lock);
+	listings = ov->listing_bytes;
+	pthread_mutex_unlock(&ov->listings_lock);
+	n = snprintf(buf, size, "copy-ups %llu\nlayer-probes %llu\ninodes %zu\nnames %zu\nlisting-bytes %zu\nopen-fds %u\n",
+		     (unsigned long long)__atomic_load_n(&ov->copyups, __ATOMIC_RELAXED),
+		     (unsigned long long)__atomic_load_n(&ov->probes, __ATOMIC_RELAXED), inodes, names, listings,
+		     ov_fdcache_count(&ov->fds));
+	return n < 0 ? 0 : (size_t)n;
+}
+
 int ov_statfs(struct overlay *ov, struct statvfs *st)
 {
 	return fstatvfs(ov->layers[0].root_fd, st) < 0 ? -errno : 0;

@@ -10,6 +10,7 @@
 
 /* One copy_file_range call: large enough to be cheap, small enough that a signal or an error is not far away. */
 #define RANGE_CHUNK ((size_t)128 << 20)
+#define PAGE_EDGE 4096 /* of the smallest pages there are */
 #define BUFFER_SIZE ((size_t)1 << 20)
 
 /* EINTR is not retried: a network file system may have done the rename already, and ENOENT would be a lie then. */
@@ -37,6 +38,24 @@ ssize_t ov_pread_full(int fd, void *buf, size_t size, off_t off)
 			return done ? (ssize_t)done : -errno;
 	}
 	return (ssize_t)done;
+}
+
+ssize_t ov_pread_eof(int fd, void *buf, size_t size, off_t off)
+{
+	ssize_t n;
+
+	do
+		n = pread(fd, buf, size, off);
+	while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return -errno;
+	/* an error further on ends a read at a page's edge: ask again there, so that it is told and not taken for the end */
+	if ((size_t)n < size && n > 0 && (off + n) % PAGE_EDGE == 0) {
+		ssize_t more = ov_pread_full(fd, (char *)buf + n, size - (size_t)n, off + n);
+
+		return more < 0 ? more : n + more;
+	}
+	return n;
 }
 
 ssize_t ov_pwrite_full(int fd, const void *buf, size_t size, off_t off)

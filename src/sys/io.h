@@ -20,6 +20,8 @@ int ov_renameat2(int olddir, const char *old, int newdir, const char *new, unsig
 
 /* Read or write exactly SIZE bytes at OFF unless EOF (read) or an error comes first; the count done, or -errno. */
 ssize_t ov_pread_full(int fd, void *buf, size_t size, off_t off);
+/* The same of a file in a page cache, where less than asked for is the end unless it is a whole number of pages: one call. */
+ssize_t ov_pread_eof(int fd, void *buf, size_t size, off_t off);
 ssize_t ov_pwrite_full(int fd, const void *buf, size_t size, off_t off);
 
 /*

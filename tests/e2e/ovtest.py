@@ -954,8 +954,15 @@ def messages(mnt):
     for line in text.splitlines():
         if line.strip():
             op, n = line.split()
-            out[op] = int(n)
+            if op.isupper():
+                out[op] = int(n)
     return out
+
+
+def state(mnt):
+    """What the daemon says that it has done and holds: layer-probes, inodes, open-fds and so on."""
+    text = getxattr_once(mnt, STATS_XATTR).decode()
+    return {k: int(v) for k, v in (line.split() for line in text.splitlines()) if not k.isupper()}
 
 
 class Count:

@@ -264,5 +264,72 @@ def test_64_layers_cost_no_more_messages():
         ok(c.total <= 64 * 3 + 10, c.all)  # each Python open() asks by an ioctl whether it is a terminal
 
 
+LAYERS = 40
+
+
+def probes(mnt, work):
+    """Names that WORK has looked for in the layers."""
+    before = state(mnt)["layer-probes"]
+    work()
+    return state(mnt)["layer-probes"] - before
+
+
+@test(only_ours="it counts what it looks for", tries=4)
+def test_names_in_many_layers_are_looked_for_where_they_are():
+    """After a few lookups, or a listing, in a directory it is known which layer has a name, and which none has."""
+    with Overlay([{"d": {"own%d" % i: str(i), "all": str(i)}, "e": {"f%d" % i: str(i)}} for i in range(LAYERS)]) as ov:
+        def missing():
+            for i in range(500):
+                ok(not os.path.lexists(ov.m("d/missing%d" % i)))
+        ok(probes(ov.mnt, missing) <= 6 * LAYERS, "missing names")
+
+        def existing():
+            for i in range(LAYERS):
+                eq(read(ov.m("d/own%d" % i)), str(i).encode())
+        ok(probes(ov.mnt, existing) <= LAYERS, "existing names")
+
+        def listed():
+            eq(len(names(ov.m("e"))), LAYERS)
+            existing_e = [lstat(ov.m("e/f%d" % i)).st_size for i in range(LAYERS)]
+            eq(existing_e, [len(str(i)) for i in range(LAYERS)])
+        ok(probes(ov.mnt, listed) <= 3 * LAYERS, "a listing, and finding its directory")
+
+
+@test
+def test_names_in_many_layers_follow_changes():
+    """What is known of a directory's names stays right when they come, go, move and are copied up."""
+    spec = [{"d": {"own%d" % i: str(i), "all": str(i), "gone%d" % i: ""}} for i in range(12)]
+    spec[3]["d"]["gone7"] = Whiteout() if is_root_mode() else ""
+    with Overlay(spec) as ov:
+        for when in ("looked up", "listed"):
+            for i in range(8):
+                ok(not os.path.lexists(ov.m("d/none%d" % i)))
+            if when == "listed":
+                names(ov.m("d"))
+            want = {n: read(ov.m("d/" + n)) for n in names(ov.m("d"))}
+            if is_root_mode():
+                ok("gone7" not in want)
+            eq(want.get("all"), b"0", when)
+            write(ov.m("d/new"), "n")
+            append(ov.m("d/own5"), "+")
+            os.unlink(ov.m("d/own3"))
+            os.rename(ov.m("d/own4"), ov.m("d/moved"))
+            os.mkdir(ov.m("d/dir"))
+            write(ov.m("d/own3"), "again")
+            os.unlink(ov.m("d/all"))
+            want.update(new=b"n", own5=b"5+", own3=b"again", moved=b"4")
+            del want["own4"], want["all"]
+            for _ in range(2):
+                eq({n: read(ov.m("d/" + n)) for n in names(ov.m("d")) if n != "dir"}, want, when)
+                for n in ("own4", "all", "none1"):
+                    ok(not os.path.lexists(ov.m("d/" + n)), n)
+                if is_root_mode():
+                    drop_caches()
+            ov.umount()
+            for n in names(ov.upper):
+                remove_tree(ov.u(n))
+            ov.mount()
+
+
 if __name__ == "__main__":
     main()
