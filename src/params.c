@@ -754,6 +754,7 @@ static const struct option options[] = {
 	{"writeback", read_bool, FIELD(writeback), 0, NULL},
 	{"threaded", read_threaded, NOWHERE, 0, NULL},
 	{"max_threads", read_number, FIELD(max_threads), OV_THREADS_MAX, NULL},
+	{"poll", read_number, FIELD(poll), OV_POLL_MAX, NULL},
 	{"clone_fd", read_bool, FIELD(clone_fd), 0, NULL},
 	{"allow_other", read_allow, FIELD(allow_other), 0, NULL},
 	{"allow_root", read_allow, FIELD(allow_root), 0, NULL},
@@ -1087,7 +1088,7 @@ static int set_defaults(struct parser *ps, const char *argv0)
 	const char *base = argv0 != NULL ? strrchr(argv0, '/') : NULL;
 	int r;
 
-	*p = (struct ov_params){.timeout = -1, .writeback = true, .default_permissions = true, .log_level = -1};
+	*p = (struct ov_params){.timeout = -1, .writeback = true, .poll = OV_POLL_DEFAULT, .default_permissions = true, .log_level = -1};
 	ov_config_init(&p->ov);
 	base = base != NULL ? base + 1 : argv0;
 	r = store_text(ps, &p->program, base != NULL && *base != '\0' ? base : OV_PROGRAM);
@@ -1197,6 +1198,7 @@ static const char help_text[] =
 	"  writeback=BOOL            let the kernel gather writes (default 1)\n"
 	"  threaded=BOOL             0: use one thread only (default 1)\n"
 	"  max_threads=N             at most so many threads (default 0: as fits the machine)\n"
+	"  poll=MICROSECONDS         wait awake so long for the next of quick requests (default 50, 0: never)\n"
 	"  clone_fd                  a device descriptor of its own for each thread\n"
 	"\n"
 	"Mounting:\n"

@@ -14,6 +14,9 @@
 
 enum ov_action { OV_RUN, OV_SHOW_HELP, OV_SHOW_VERSION };
 
+#define OV_POLL_DEFAULT 50 /* microseconds */
+#define OV_POLL_MAX 1000
+
 struct ov_params {
 	struct ov_config ov;
 	enum ov_action action;
@@ -24,6 +27,7 @@ struct ov_params {
 	bool debug;           /* -d, -o debug */
 	bool single_thread;   /* -s, threaded=0 */
 	unsigned max_threads; /* max_threads=, 0: choose */
+	unsigned poll;        /* microseconds, default OV_POLL_DEFAULT */
 	double timeout;       /* seconds, entry/attr/negative; negative: unlimited (default) */
 	bool writeback;       /* default true */
 	bool allow_other;

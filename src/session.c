@@ -7,7 +7,6 @@
 #include <linux/fuse.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -20,6 +19,7 @@
 #include "log.h"
 #include "mountns.h"
 #include "ops.h"
+#include "poller.h"
 #include "transport.h"
 
 #define TIMEOUT_UNLIMITED 1e9 /* seconds; the kernel adds it to jiffies, so not more */
@@ -47,6 +47,7 @@ struct ov_session {
 	 * on, so that another thread reads; cheap requests stay on the thread whose caches are warm.
 	 */
 	pthread_mutex_t leader;
+	struct ov_poller poller;  /* under LEADER */
 	uint32_t last_pid;        /* of the requests, under LEADER */
 	bool share;               /* there are cores for several threads */
 	unsigned mixed;           /* so many more requests are expected to have company */
@@ -130,9 +131,10 @@ static void share_work(struct ov_session *s, const struct fuse_buf *buf)
 
 	if (!s->share)
 		return;
-	if (pid != s->last_pid)
+	if (pid && pid != s->last_pid) { /* 0: the kernel's own writing back */
 		s->mixed = SIDE_BY_SIDE;
-	s->last_pid = pid;
+		s->last_pid = pid;
+	}
 	if (s->mixed == 0)
 		return;
 	s->mixed--;
@@ -156,8 +158,10 @@ static void *worker(void *arg)
 	pthread_mutex_lock(&s->leader);
 	is_leader = true;
 	while (!fuse_session_exited(s->se)) {
-		int n = fuse_session_receive_buf(s->se, &buf);
+		int n;
 
+		ov_poller_wait(&s->poller);
+		n = fuse_session_receive_buf(s->se, &buf);
 		if (n == -EINTR || n == -EAGAIN)
 			continue;
 		if (n == -ENOMEM) {
@@ -167,10 +171,13 @@ static void *worker(void *arg)
 		}
 		if (n <= 0)
 			break;
+		ov_poller_read(&s->poller);
 		serve_one(s, &buf);
 		if (!is_leader) {
 			pthread_mutex_lock(&s->leader);
 			is_leader = true;
+		} else {
+			ov_poller_done(&s->poller);
 		}
 	}
 	is_leader = false;
@@ -432,18 +439,12 @@ static void wait_event(struct ov_session *s, int timeout)
 		ov_debug("eventfd: %s", strerror(errno));
 }
 
-static unsigned cpu_count(void)
-{
-	cpu_set_t set;
-
-	return sched_getaffinity(0, sizeof(set), &set) < 0 ? 1 : (unsigned)CPU_COUNT(&set);
-}
-
 int ov_session_start(struct ov_session *s)
 {
 	unsigned want = thread_count(s->params);
 
-	s->share = cpu_count() > 1;
+	ov_poller_init(&s->poller, s->fd, s->params->poll);
+	s->share = s->poller.cpus > 1;
 
 	s->ov->hooks = (struct ov_hooks){.arg = s, .will_block = hand_on, .flush_data = flush_data, .inval_attr = inval_attr, .inval_dir = inval_dir};
 	for (unsigned n = 0; n < want; n++) {
