@@ -39,6 +39,7 @@ struct ov_session {
 	int fd;                   /* /dev/fuse */
 	int event;                /* eventfd: INIT answered, or a thread ended */
 	bool started;
+	bool unmounted;           /* atomic: somebody else did */
 	unsigned ended;           /* atomic: threads that left the loop */
 	unsigned nthreads;        /* atomic: the first threads serve while the others are started */
 	pthread_t threads[THREADS_MAX];
@@ -169,6 +170,8 @@ static void *worker(void *arg)
 			poll(NULL, 0, 100);
 			continue;
 		}
+		if (n == 0)
+			__atomic_store_n(&s->unmounted, true, __ATOMIC_RELEASE);
 		if (n <= 0)
 			break;
 		ov_poller_read(&s->poller);
@@ -459,6 +462,8 @@ int ov_session_start(struct ov_session *s)
 		__atomic_store_n(&s->nthreads, n + 1, __ATOMIC_RELEASE);
 	}
 	for (int waited = 0; !__atomic_load_n(&s->started, __ATOMIC_ACQUIRE); waited += 1000) {
+		if (__atomic_load_n(&s->unmounted, __ATOMIC_ACQUIRE))
+			return 0; /* so soon: that is an end like any other */
 		if (__atomic_load_n(&s->ended, __ATOMIC_ACQUIRE) || waited >= START_TIMEOUT_MS) {
 			ov_error("the kernel did not accept the mount on '%s': %s", s->mountpoint, fuse_complaint);
 			return -EIO;
