@@ -69,7 +69,10 @@ static int cu_locate(struct cu *c)
 		snprintf(c->src_name, sizeof(c->src_name), "%s", c->src.at.name);
 		c->src.at.name = c->src_name;
 	}
-	return ov_statx_real(c->ov, c->src.layer, c->src.at, &c->stx);
+	r = ov_statx_real(c->ov, c->src.layer, c->src.at, &c->stx);
+	if (r == 0 && (c->stx.stx_mode & S_IFMT) != c->i->type)
+		return -ESTALE; /* somebody exchanged it below us: no fifo where the view has a directory */
+	return r;
 }
 
 static int make_regular(struct cu *c)

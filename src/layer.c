@@ -19,6 +19,7 @@
 #endif
 #define OV_OPEN_TREE_CLONE 1
 #define OV_MOUNT_ATTR_RDONLY 0x00000001
+#define OV_MOUNT_ATTR_NODEV 0x00000004
 #define OV_MOUNT_ATTR__ATIME 0x00000070
 #define OV_MOUNT_ATTR_NOATIME 0x00000010
 
@@ -29,11 +30,14 @@ struct ov_mount_attr {
 	uint64_t userns_fd;
 };
 
-/* A detached clone of the mount at PATH, read-only and noatime as far as allowed; -1 where cloning is not. */
+/*
+ * A detached clone of the mount at PATH, read-only and noatime as far as allowed; -1 where cloning is not. Without devices:
+ * one planted where a file was looked up shall not be opened.
+ */
 static int clone_mount(const char *path, bool *noatime)
 {
 	struct ov_mount_attr attr = {
-		.attr_set = OV_MOUNT_ATTR_RDONLY | OV_MOUNT_ATTR_NOATIME,
+		.attr_set = OV_MOUNT_ATTR_RDONLY | OV_MOUNT_ATTR_NODEV | OV_MOUNT_ATTR_NOATIME,
 		.attr_clr = OV_MOUNT_ATTR__ATIME,
 	};
 	int fd = (int)syscall(__NR_open_tree, AT_FDCWD, path, OV_OPEN_TREE_CLONE | O_CLOEXEC);
@@ -46,7 +50,7 @@ static int clone_mount(const char *path, bool *noatime)
 		return fd;
 	}
 	/* atime flags may be locked in a user namespace; read-only alone is still worth having */
-	attr.attr_set = OV_MOUNT_ATTR_RDONLY;
+	attr.attr_set = OV_MOUNT_ATTR_RDONLY | OV_MOUNT_ATTR_NODEV;
 	attr.attr_clr = 0;
 	(void)syscall(__NR_mount_setattr, fd, "", AT_EMPTY_PATH, &attr, sizeof(attr));
 	return fd;

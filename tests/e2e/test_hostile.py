@@ -134,7 +134,7 @@ def look(p, depth=40):
             inside = outcome(names, path)
             out[rel] = "dir" if isinstance(inside, list) else "dir " + inside
             for n in inside if isinstance(inside, list) and left else []:
-                visit(os.path.join(path, n), os.path.join(rel, n), left - 1)
+                visit(os.path.join(path, n), n if rel == "." else os.path.join(rel, n), left - 1)
         elif stat.S_ISREG(st.st_mode):
             data = outcome(read_nofollow, path)
             out[rel] = "file %s" % data
@@ -172,7 +172,7 @@ def assault(p, also=()):
         for flags in (os.O_RDONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND):
             fd = may(os.open, p, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
             if fd is not None:
-                data = may(os.pread, fd, 100000, 0)
+                data = may(os.pread, fd, 100000, 0) if not flags & os.O_WRONLY else None
                 ok(SECRET.encode() not in (data or b""), "%s: shows what lies outside" % p)
                 if flags:
                     may(os.write, fd, b"!")
@@ -237,9 +237,10 @@ def test_redirects_of_directories_stay_inside():
         with Hostile(lowers, top if upper else None, opts="redirect_dir=on") as ov:
             for i, b in enumerate(bad_redirects(ov.outside.top)):
                 seen = look(ov.m("t%d" % i))
-                seen.pop("./made", None)
                 ok(seen["."] == "dir" or seen["."].removeprefix("dir ") in {errno.errorcode[e] for e in REFUSED}, seen["."])
                 extra = set(seen) - {".", "own"}
+                if IS_KERNEL and "\0" in b:
+                    continue   # it reads up to there
                 if b not in ("/a//b", "/a/b/", "//a", "/d", "/dev"):   # the kernel is lax with slashes
                     eq(sorted(extra), [], "redirect %r" % b)
                 ok(seen.get("own", "file b'own'") == "file b'own'", seen)
@@ -319,19 +320,29 @@ def swap_cases(out):
             "deeper link": lambda p: os.symlink(out + "/c1", p), "loop": lambda p: os.symlink(os.path.basename(p), p)}
 
 
-def use_all(ov, fd):
-    """Through what the kernel still knows, and anew."""
-    for p in ("c1", "c1/c2", "c1/c2/c3"):
-        look(ov.m(p), 1)
+def inside(ov, fn, *args):
+    """FN in a process for which the mount is all there is: it cannot follow a link to outside itself."""
+    def go():
+        os.chroot(ov.mnt)
+        os.chdir("/")
+        return fn(*args)
+    return in_child(go)
+
+
+def use_all(fd):
+    """What is below /c1 and open as FD: through what the kernel still knows, and anew."""
+    for p in ("/c1", "/c1/c2", "/c1/c2/c3"):
+        look(p, 1)
         for name, fn in (("mkdir", os.mkdir), ("write", lambda q: write(q, "x"))):
-            got = outcome(fn, ov.m(p, "new-" + name))
-            ok(got is None or getattr(errno, got) in REFUSED + (errno.EEXIST,), got)
+            got = outcome(fn, os.path.join(p, "new-" + name))
+            ok(got is None or getattr(errno, got) in REFUSED + (errno.EEXIST,), "%s in %s: %s" % (name, p, got))
     got = outcome(os.pread, fd, 1000, 0)
     ok(isinstance(got, str) or SECRET.encode() not in got, got)
-    for act in (lambda: os.pwrite(fd, b"!", 0), lambda: os.fchmod(fd, 0o600), lambda: os.fsync(fd)):
+    for what, act in (("pwrite", lambda: os.pwrite(fd, b"!", 0)), ("fchmod", lambda: os.fchmod(fd, 0o600)),
+                      ("fsync", lambda: os.fsync(fd))):
         got = outcome(act)
-        ok(not isinstance(got, str) or getattr(errno, got) in REFUSED + (errno.ESPIPE,), got)
-    assault(ov.m("c1"), (errno.ESPIPE,))
+        ok(not isinstance(got, str) or getattr(errno, got) in REFUSED + (errno.ESPIPE, errno.EISDIR), "%s of the open file: %s" % (what, got))
+    assault("/c1", (errno.ESPIPE,))
 
 
 @test(only_ours=OURS, timeout=240)
@@ -354,14 +365,34 @@ def test_things_planted_between_lookup_and_use():
                     victim = os.path.join(ov.lowers[0] if place == "lower" else ov.upper, *path[:i + 1])
                     os.rename(victim, os.path.join(ov.base, "aside"))
                     swap_cases(ov.outside.top)[what](victim)
-                    use_all(ov, fd)
-                    os.close(fd)
+                    try:
+                        inside(ov, use_all, fd)
+                    except Failed as e:
+                        raise Failed("%s, %s in the place of %s: %s" % (place, what, path[i], e)) from e
+                    outcome(os.close, fd)   # what could not be written back is told here
 
 
-@test(only_ours=OURS)
+@test(modes=("root",), only_ours=OURS)
+def test_a_device_planted_in_a_lower_is_not_opened():
+    with Hostile({"f": "mine", "g": "mine"}) as ov:
+        lstat(ov.m("f"))
+        lstat(ov.m("g"))
+        for n in "fg":
+            os.unlink(ov.l(n))
+        os.mknod(ov.l("f"), 0o666 | stat.S_IFCHR, os.makedev(1, 5))   # zeros without end
+        os.mkfifo(ov.l("g"))
+        for n in "fg":
+            fails(REFUSED + (errno.ESPIPE,), read, ov.m(n))
+            fails(REFUSED, append, ov.m(n), "x")
+            eq(names(ov.upper), [])
+
+
+@test(only_ours=OURS, timeout=120)
 def test_a_racing_exchange_never_leads_out():
-    """A component flips between directory and link all the time while everything is used."""
-    with Hostile({"c1": {"c2": {"c3": {"file": "mine"}}}}, {"c1": {"x": ""}}) as ov:
+    """A component flips between directory and link all the time while all is used, by one whose own lookups follow no link."""
+    with Hostile({"c1": {"c2": {"c3": {"file": "mine"}}, "d": {}}}, {"c1": {"x": ""}}, opts="timeout=0", mount=False) as ov:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+        ov.mount()
         pids = []
         for layer in (ov.lowers[0], ov.upper):
             os.symlink(ov.outside.top, os.path.join(layer, "flip"))
@@ -369,24 +400,41 @@ def test_a_racing_exchange_never_leads_out():
             if pid == 0:
                 try:
                     while True:
-                        for _ in range(2):
-                            renameat2(layer + "/c1", layer + "/flip", RENAME_EXCHANGE)
-                        os.sched_yield()
+                        renameat2(layer + "/c1", layer + "/flip", RENAME_EXCHANGE)
                 finally:
                     os._exit(0)
             pids.append(pid)
-        end = time.monotonic() + 4
+        end = time.monotonic() + 5
+        mnt = os.open(ov.mnt, os.O_RDONLY)
         n = 0
-        while time.monotonic() < end:
-            n += 1
-            for p in ("c1/c2/c3/file", "c1/c2/file", "c1/file", "c1/secret", "c1/sub/secret"):
-                outcome(read_nofollow, ov.m(p)) if not os.path.islink(ov.m("c1")) else None
-                outcome(os.lstat, ov.m(p)) if not os.path.islink(ov.m("c1")) else None
-            break
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        ok(n > 0)
+        try:
+            while time.monotonic() < end:
+                for p in ("c1/c2/c3/file", "c1/c2/file", "c1/file", "c1/secret", "c1/sub/secret", "c1/new%d" % n, "c1", "c1/c2"):
+                    n += 1
+                    flags = os.O_RDWR | (os.O_CREAT if "new" in p else 0) if p.endswith(("file", "secret")) or "new" in p \
+                        else os.O_RDONLY
+                    fd = outcome(open_without_links, mnt, p, flags)
+                    if isinstance(fd, int):
+                        got = outcome(os.pread, fd, 1000, 0) if flags & os.O_RDWR else outcome(os.listdir, fd)
+                        ok(SECRET.encode() not in got if isinstance(got, bytes) else "secret" not in got, "%s: %s" % (p, got))
+                        outcome(os.pwrite, fd, b"!", 0) if flags & os.O_RDWR else None
+                        outcome(os.fchmod, fd, 0o700)
+                        os.close(fd)
+        finally:
+            os.close(mnt)
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        ok(n > 100)
+
+
+def open_without_links(dirfd, path, flags):
+    """openat2 with RESOLVE_NO_SYMLINKS."""
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0o644 if flags & os.O_CREAT else 0, 4)
+    r = libc.syscall(437, dirfd, os.fsencode(path), how, len(how))
+    if r < 0:
+        raise OSError(ctypes.get_errno(), "openat2")
+    return r
 
 
 # --- markers
@@ -445,9 +493,15 @@ def try_marks(name, where, opts):
             with ov.by_kernel(opts) as k:
                 theirs = look(k)
             ov.mount()
-            if name != "plain":
-                eq({p: (seen.get(p), theirs.get(p)) for p in set(seen) | set(theirs) if seen.get(p) != theirs.get(p)}, {},
-                   "ours and the kernel's")
+            other = {p: (seen.get(p), theirs.get(p)) for p in set(seen) | set(theirs) if seen.get(p) != theirs.get(p)}
+            if name == "redirect":   # refused here what the kernel reads up to a NUL or fails to look up
+                other = {p: v for p, v in other.items() if "/" not in p and not v[0].split()[-1].startswith("E")}
+            if name == "metacopy":   # refused by both, each after its own checks; a size that is not the data's is anyone's
+                other = {p: v for p, v in other.items() if not v[0].startswith("E") and v[0] != "file b''" and
+                         not (v[0].startswith("file") and v[1].startswith("file"))}
+            if name == "whiteout":   # the kernel lists it and does not find it where no directory is marked opaque=x
+                other = {p: v for p, v in other.items() if v != ("file b''", "ENOENT")}
+            eq(other, {}, "ours and the kernel's")
         for n in sorted(spec):
             assault(ov.m(n))
         assert_same(before, tree_snapshot(ov.lowers[-1]), "lower before", "lower after")
@@ -464,7 +518,9 @@ def _marks(name):
                 try_marks(name, where, opts)
     run_all_places.__name__ = "test_wrong_values_of_" + name
     run_all_places.__doc__ = "overlay.%s of every wrong length and value, in every layer, with and without redirects." % name
-    return test(run_all_places, timeout=300)
+    theirs = {"redirect": "it cannot list a directory with a redirect that it refuses", "whiteout": "it lists what it hides",
+              "metacopy": "it cannot list a directory with a metacopy that it refuses"}
+    return test(run_all_places, timeout=300, not_kernel=theirs.get(name))
 
 
 for _name in XATTRS:
@@ -598,7 +654,7 @@ def test_stat_overrides_of_every_kind():
                     st = lstat(ov.m("f%d" % STATS.index(b"1:2:4755")))
                     eq((st.st_uid, st.st_gid, stat.S_IMODE(st.st_mode)), (1, 2, 0o4755))
                 for n in names(ov.mnt):
-                    assault(ov.m(n))
+                    assault(ov.m(n), (errno.EOVERFLOW,))   # an id that is none
 
 
 # --- ACLs
@@ -616,7 +672,7 @@ def test_malformed_acls_are_refused():
             for kind in ("system.posix_acl_access", "system.posix_acl_default"):
                 for v in bad:
                     got = outcome(setx, ov.m(n), kind, v)
-                    ok(got in ("EINVAL", "EOPNOTSUPP", "EACCES", "EPERM", "ERANGE", "E2BIG"), "%s %r: %s" % (n, v, got))
+                    ok(got in ("EINVAL", "ENOTSUP", "EACCES", "EPERM", "ERANGE", "E2BIG"), "%s %r: %s" % (n, v, got))
             setx(ov.m(n), "system.posix_acl_access", good)
             eq(getx(ov.m(n), "system.posix_acl_access"), good)
 
@@ -669,11 +725,9 @@ def test_hostile_work_directory():
 @test(only_ours=OURS)
 def test_mounts_inside_layers_are_not_entered():
     """What is mounted inside a layer is not part of it, as for the kernel's overlay."""
-    def bind(src, dst):
-        _check_mount(mount(src, dst, None, MS_BIND))
     with Hostile([{"mnt": {"own": ""}, "z": ""}, {"mnt": {"low": ""}}], {"m2": {"own2": ""}}, mount=False) as ov:
-        bind(ov.outside.top + "/sub", ov.l("mnt"))
-        bind(ov.outside.top + "/c1", ov.u("m2"))
+        mount(ov.outside.top + "/sub", ov.l("mnt"), None, MS_BIND)
+        mount(ov.outside.top + "/c1", ov.u("m2"), None, MS_BIND)
         ov.outside.events()   # those of mounting
         try:
             ov.mount()
@@ -685,10 +739,6 @@ def test_mounts_inside_layers_are_not_entered():
         finally:
             for p in (ov.l("mnt"), ov.u("m2")):
                 umount2(p, MNT_DETACH)
-
-
-def _check_mount(_):
-    pass
 
 
 @test(only_ours=OURS)
@@ -703,7 +753,9 @@ def test_system_calls_name_nothing_outside():
         made["c1"] = {"c2": {"c3": {"file": "mine"}}}
         made["s"] = Sym(out)
         return made
-    with Hostile([top, below], top, opts="redirect_dir=on,metacopy=on", mount=False) as ov:
+    def clean(out):
+        return {k: v for k, v in below(out).items() if k != "outside"}   # the decoy would look like it
+    with Hostile([top, clean], top, opts="redirect_dir=on,metacopy=on", mount=False) as ov:
         log = os.path.join(ov.base, "trace")
         calls = "trace=open,openat,openat2,creat,execve,execveat,open_by_handle_at,chdir,openat2,truncate,unlinkat,renameat2"
         argv = ["strace", "-D", "-f", "-y", "-q", "-e", calls, "-o", log]
