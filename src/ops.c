@@ -22,7 +22,7 @@ size_t ov_ops_print_stats(struct ov_front *fr, char *text, size_t size)
 	return n < size ? n : size - 1;
 }
 
-/* One buffer a thread, for READ and READDIR replies; freed by the thread key in session.c's threads ending. */
+/* One buffer a thread, for READ and READDIR replies. */
 static __thread char *data_buf;
 
 static char *get_buf(void)
@@ -30,6 +30,12 @@ static char *get_buf(void)
 	if (!data_buf)
 		data_buf = malloc(DATA_BUF);
 	return data_buf;
+}
+
+void ov_ops_thread_end(void)
+{
+	free(data_buf);
+	data_buf = NULL;
 }
 
 static struct ov_front *front(fuse_req_t req)

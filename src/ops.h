@@ -30,4 +30,7 @@ bool ov_ops_raw(struct ov_front *fr, const struct fuse_buf *buf);
 /* The statistics as text: messages by opcode, then what the core holds. The length, less than SIZE. */
 size_t ov_ops_print_stats(struct ov_front *fr, char *text, size_t size);
 
+/* A thread that served requests ends: free what it kept. */
+void ov_ops_thread_end(void);
+
 #endif

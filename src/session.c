@@ -187,6 +187,7 @@ static void *worker(void *arg)
 	fuse_session_exit(s->se);
 	pthread_mutex_unlock(&s->leader);
 	free(buf.mem);
+	ov_ops_thread_end();
 	__atomic_add_fetch(&s->ended, 1, __ATOMIC_RELEASE);
 	wake_main(s);
 	return NULL;
