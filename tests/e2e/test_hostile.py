@@ -449,10 +449,10 @@ def wrong_values(name):
               "uuid": b"u" * 16, "protattr": b"ai", "whiteout": b"y", "plain": b"y"}[name]
     out = [proper[:n] for n in range(len(proper))]
     out += [proper + b"\0", proper + b"x", proper * 2, b"\xff" * len(proper), b"\0" * len(proper), b"\0", b"\xff"]
-    out += [bytes([c]) * n for n in (15, 16, 17, 32, 33, 255, 256, 257, 1000, 1025, 2000) for c in (0, 0x79, 0xff)]
+    out += [bytes([c]) * n for n in (16, 33, 255, 256, 257, 1025, 2000) for c in (0x79, 0xff)]
     if name in ("origin", "upper", "metacopy"):
         for at in range(5):
-            for v in (0, 1, 2, 4, 8, 0x1c, 0x1d, 0x1e, 0x7f, 0x80, 0xfb, 0xff):
+            for v in (0, 1, 8, 0x1c, 0x1e, 0x80, 0xff):
                 out.append(proper[:at] + bytes([v]) + proper[at + 1:])
     if name == "nlink":
         out += [b"U+", b"L-", b"U+-1", b"U+99999999999999999999", b"L-2147483649", b"U+2147483648", b"X+1", b"U1", b"U+1 "]
@@ -513,8 +513,10 @@ def _marks(name):
     def run_all_places():
         for where in ("lower", "middle", "upper", "lowest"):
             for opts in ("", "redirect_dir=on,metacopy=on"):
-                if opts and IS_KERNEL and not is_root_mode():
-                    continue
+                if name not in ("redirect", "metacopy", "opaque", "whiteout") and (where == "middle" or not opts):
+                    continue   # they mean the same there
+                if IS_KERNEL and not is_root_mode():
+                    opts = ""
                 try_marks(name, where, opts)
     run_all_places.__name__ = "test_wrong_values_of_" + name
     run_all_places.__doc__ = "overlay.%s of every wrong length and value, in every layer, with and without redirects." % name
