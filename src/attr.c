@@ -62,6 +62,8 @@ int ov_statx_real(struct overlay *ov, const struct ov_layer *layer, struct ov_at
 	stx->stx_uid = st.uid;
 	stx->stx_gid = st.gid;
 	stx->stx_mode = (uint16_t)((stx->stx_mode & S_IFMT) | (st.mode & 07777));
+	if (S_ISCHR(st.type) && !st.major && !st.minor)
+		st.type = 0; /* a whiteout is one on disk, not by what an xattr says; nobody can make such a device */
 	if (st.type && !S_ISDIR(stx->stx_mode) && !S_ISDIR(st.type)) {
 		stx->stx_mode = (uint16_t)(st.type | (st.mode & 07777));
 		stx->stx_rdev_major = st.major;

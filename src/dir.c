@@ -610,12 +610,26 @@ static int adopt_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *p
 	return 0;
 }
 
+/* What chattr(1) protects gets no further names. */
+static int check_linkable(struct overlay *ov, struct ov_inode *i)
+{
+	struct statx stx;
+	int r;
+
+	if (ov_inode_is(i, OV_I_UPPER))
+		return 0; /* its file system says so itself */
+	r = ov_getattr(ov, i, &stx);
+	return r < 0 ? r : ov_check_lower_protected(i, &stx);
+}
+
 int ov_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, const char *name, struct ov_entry *out)
 {
 	int r = check_new_name(ov, parent, name);
 
 	if (r == 0 && ov_inode_isdir(i))
 		r = -EPERM;
+	if (r == 0)
+		r = check_linkable(ov, i);
 	if (r == 0)
 		r = ov_copy_up(ov, parent, 0, 0);
 	if (r == 0)

@@ -233,10 +233,26 @@ static int visit_dir(struct search *s, struct ov_rdir *base, int fd, const char 
 	return read_redirect(s, ov_at_name(fd, name));
 }
 
+/* A lower on the file system with UUID; NULL also where several could be meant, since they have none. */
+static const struct ov_layer *find_uuid(const struct overlay *ov, const uint8_t uuid[16])
+{
+	const struct ov_layer *found = NULL;
+
+	for (unsigned n = 1; n < ov->nlayers + ov->ndata; n++) {
+		if (memcmp(ov->layers[n].uuid, uuid, sizeof(ov->layers[n].uuid)) != 0)
+			continue;
+		if (found && found->fsid != ov->layers[n].fsid)
+			return NULL;
+		found = &ov->layers[n];
+	}
+	return found;
+}
+
 /* The origin of upper file AT gives its st_ino, without decoding the handle (that needs privilege). */
 static void read_origin(struct search *s, struct ov_at at)
 {
 	struct overlay *ov = s->ov;
+	const struct ov_layer *origin_layer;
 	struct ov_fh fh;
 	uint64_t ino;
 
@@ -245,12 +261,9 @@ static void read_origin(struct search *s, struct ov_at at)
 	s->origin = fh;
 	if (!ov_fh_ino(&fh, &ino))
 		return;
-	for (unsigned n = 1; n < ov->nlayers + ov->ndata; n++) {
-		if (memcmp(ov->layers[n].uuid, ov_fh_uuid(&fh), sizeof(ov->layers[n].uuid)) == 0) {
-			s->f->ino = ov_make_ino(ov, &ov->layers[n], ino);
-			return;
-		}
-	}
+	origin_layer = find_uuid(ov, ov_fh_uuid(&fh));
+	if (origin_layer)
+		s->f->ino = ov_make_ino(ov, origin_layer, ino);
 }
 
 /* Is the regular file AT a metacopy, and may we follow it? 1, 0, -errno. */

@@ -780,6 +780,7 @@ def test_protected_lower_files():
                 f = ov.m("d/" + n)
                 fails(errno.EPERM, os.unlink, f)
                 fails(errno.EPERM, os.rename, f, ov.m("other"))
+                fails(errno.EPERM, os.link, f, ov.m("other"))
                 fails(errno.EPERM, os.chmod, f, 0o777)
                 fails(errno.EPERM, os.truncate, f, 0)
                 fails(errno.EPERM, os.setxattr, f, "user.x", b"1")
