@@ -150,8 +150,8 @@ int ov_set_owner_mode(struct overlay *ov, struct ov_at at, const uid_t *uid, con
 		return r;
 	if (S_ISLNK(stx.stx_mode) && ov->override != OV_OVERRIDE_SECURITY)
 		return 0; /* nowhere to keep it; a link's owner and mode matter little */
-	st.uid = uid ? *uid : stx.stx_uid;
-	st.gid = gid ? *gid : stx.stx_gid;
+	st.uid = uid && *uid != (uid_t)-1 ? *uid : stx.stx_uid;
+	st.gid = gid && *gid != (gid_t)-1 ? *gid : stx.stx_gid;
 	st.mode = (mode ? *mode : stx.stx_mode) & 07777;
 	st.type = stx.stx_mode & S_IFMT;
 	st.major = stx.stx_rdev_major;
@@ -196,10 +196,12 @@ static int set_size(struct overlay *ov, struct ov_inode *i, const struct ov_seta
 	return err;
 }
 
+/* Nothing to set is what chown(path, -1, -1) sends: it moves the ctime and takes setuid and setgid away as any chown does. */
 static int set_ids_and_mode(struct overlay *ov, struct ov_inode *i, struct ov_at at, const struct ov_setattr *set)
 {
-	uid_t uid;
-	gid_t gid;
+	const bool bare = !(set->valid & ~OV_SET_KILL_SUIDGID);
+	uid_t uid = -1;
+	gid_t gid = -1;
 	int r;
 
 	if (set->valid & OV_SET_UID) {
@@ -212,11 +214,12 @@ static int set_ids_and_mode(struct overlay *ov, struct ov_inode *i, struct ov_at
 		if (r < 0)
 			return r;
 	}
-	if (!(set->valid & (OV_SET_UID | OV_SET_GID | OV_SET_MODE)))
+	if (!bare && !(set->valid & (OV_SET_UID | OV_SET_GID | OV_SET_MODE)))
 		return 0;
 	if (ov_inode_isdir(i))
 		ov_inode_unset(i, OV_I_PROPS);
-	return ov_set_owner_mode(ov, at, set->valid & OV_SET_UID ? &uid : NULL, set->valid & OV_SET_GID ? &gid : NULL,
+	return ov_set_owner_mode(ov, at, bare || set->valid & OV_SET_UID ? &uid : NULL,
+				 bare || set->valid & OV_SET_GID ? &gid : NULL,
 				 set->valid & OV_SET_MODE ? &set->mode : NULL);
 }
 
@@ -259,8 +262,6 @@ int ov_setattr(struct overlay *ov, struct ov_inode *i, const struct ov_setattr *
 
 	if (r)
 		return r < 0 ? r : 0;
-	if (!set->valid) /* nothing that can be set (ctime alone) */
-		return ov_getattr(ov, i, out);
 	r = ov_copy_up(ov, i, flags, set->valid & OV_SET_SIZE ? set->size : 0);
 	if (r < 0)
 		return r;

@@ -288,6 +288,33 @@ def test_chown_clears_setuid():
 
 
 @test(ids=True)
+def test_chown_to_nobody_else_is_a_chown():
+    """chown(-1, -1) has nothing to set; still it moves the ctime and takes the setuid bit away."""
+    def through_fd(f):
+        fd = os.open(f, os.O_RDONLY)
+        os.fchown(fd, -1, -1)
+        os.close(fd)
+    for chown in (lambda f: os.chown(f, -1, -1), lambda f: as_user(1000, 1000, os.chown, f, -1, -1), through_fd):
+        with three(mode=0o6755, uid=1000, gid=1000) as ov:
+            for p in PLACES:
+                before = lstat(ov.m(p))
+                time.sleep(0.01)
+                chown(ov.m(p))
+                after = lstat(ov.m(p))
+                eq((oct(after.st_mode & 0o7777), after.st_uid, after.st_gid), (oct(0o755), 1000, 1000), p)
+                ok(after.st_ctime_ns > before.st_ctime_ns, "ctime of " + p)
+                eq(after.st_mtime_ns, before.st_mtime_ns, p)
+                eq(mode_of(ov.u(p)), oct(0o755), p)
+
+
+@test(ids=True)
+def test_chown_of_a_directory_to_nobody_else_keeps_its_bits():
+    with Overlay({"d": Folder({"f": ""}, mode=0o3775)}) as ov:
+        os.chown(ov.m("d"), -1, -1)
+        eq(mode_of(ov.m("d")), oct(0o3775))
+
+
+@test(ids=True)
 def test_setgid_without_group_execute_stays():
     """Mandatory locking's old mark: not a privilege."""
     with three(mode=0o2666) as ov:

@@ -244,8 +244,7 @@ class OpGen:
         return self._handle(self.mode())
 
     def owners(self):
-        # Not both of them -1 (known.py: chown-nobody).
-        return self.rng.choice([(u, g) for u in UIDS + (-1,) for g in UIDS + (-1,) if u != -1 or g != -1])
+        return self.rng.choice([(u, g) for u in UIDS + (-1,) for g in UIDS + (-1,)])
 
     def gen_hchown(self):
         return self._handle(*self.owners())

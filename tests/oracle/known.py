@@ -177,7 +177,6 @@ AVOIDED = [
      "writeback cache; ext4 sets it"),
     ("inherited-flags", "whether a new file inherits its directory's flags (chattr) depends in the kernel on where it was made; "
      "flags are set on files only"),
-    ("chown-nobody", "chown(-1, -1) copies up in the kernel"),
     ("nodump", "copy-up keeps the no-dump flag (chattr +d) here, not in the kernel"),
     ("seek-in-directory", "SEEK_END, SEEK_DATA and SEEK_HOLE on a directory"),
     ("times-now", "times that a clock made are compared as 'now' only: with the writeback cache they are a little off"),
