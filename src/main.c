@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "log.h"
 #include "overlay.h"
@@ -100,6 +101,13 @@ static int mountpoint_fd(const char *path)
 	return strncmp(path, "/dev/fd/", 8) == 0 ? -1 : open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 }
 
+static void close_all(void)
+{
+#ifdef SYS_close_range
+	(void)syscall(SYS_close_range, 3U, ~0U, 0U);
+#endif
+}
+
 static int run(struct ov_params *p)
 {
 	struct ov_session *s = NULL;
@@ -131,6 +139,7 @@ static int run(struct ov_params *p)
 		if (!p->foreground) {
 			/* the kernel closes everything faster than we can: who unmounted may want the layers' file systems */
 			ov_finish(ov);
+			close_all(); /* at once, where _exit() waits for the threads first */
 			_exit(r < 0 ? EXIT_FAILURE : EXIT_SUCCESS);
 		}
 	} else {
