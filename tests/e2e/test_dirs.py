@@ -162,6 +162,40 @@ def test_telldir_holds_over_changes():
                 eq(again, [], "repeated after seek to %d" % i)
 
 
+@test(not_kernel="the kernel's overlay rebuilds its list, and an offset in it is a place, not a name")
+def test_telldir_holds_over_copy_up_rename_and_remount():
+    """Nothing has to be kept for it: an offset is made of the name."""
+    low = [{"d": {"%s%05d" % (c, i): "" for i in range(1500)}} for c in "ab"]
+    with Overlay(low, opts="redirect_dir=on") as ov:
+        order, pos = [], []
+        with Dir(ov.m("d")) as d:
+            while (at := d.tell()) is not None and (e := d.read()):
+                pos.append(at)
+                order.append(e[0])
+        path = ov.m("d")
+
+        def check(when):
+            with Dir(path) as d:
+                for i in (0, 1, 2, 700, 2999, len(pos) - 1, 1):
+                    d.seek(pos[i])
+                    eq([n for n, _, _ in d], order[i:], "%s, from %d" % (when, i))
+        check("at once")
+        os.chmod(ov.m("d"), 0o700)
+        append(ov.m("d/a00007"), "x")
+        check("after copy-up")
+        for n in range(500):
+            touch(ov.m("d/n%d" % n))
+        for n in range(500):
+            os.unlink(ov.m("d/n%d" % n))
+        check("after others came and went")
+        ov.remount()
+        check("after remount")
+        if is_root_mode():
+            os.rename(ov.m("d"), ov.m("e"))
+            path = ov.m("e")
+            check("after rename")
+
+
 @test
 def test_getdents_from_two_descriptors_is_independent():
     with Overlay([many(1000, "a"), {"b": ""}]) as ov:

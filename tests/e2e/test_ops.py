@@ -671,7 +671,7 @@ def test_fcntl_locks():
             os.close(a)
 
 
-@test(not_kernel="the kernel's overlay locks the real inode, which changes at copy-up")
+@test
 def test_locks_hold_across_copy_up():
     with Three() as ov:
         a, b = os.open(ov.m("lower"), os.O_RDONLY), os.open(ov.m("lower"), os.O_RDONLY)
@@ -699,6 +699,52 @@ def test_ofd_locks():
         fails(errno.EAGAIN, fcntl.fcntl, b, F_OFD_SETLK, lock)
         os.close(a)
         os.close(b)
+
+
+@test
+def test_ofd_locks_hold_across_copy_up():
+    with Three() as ov:
+        F_OFD_SETLK = 37
+        a = os.open(ov.m("lower"), os.O_RDWR)
+        fcntl.fcntl(a, F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 100, 50, 0))
+        os.chmod(ov.m("lower"), 0o600)
+        os.pwrite(a, b"the holder itself", 0)
+        b = os.open(ov.m("lower"), os.O_RDWR)
+        fails(errno.EAGAIN, fcntl.fcntl, b, F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 149, 10, 0))
+        fcntl.fcntl(b, F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 150, 10, 0))
+        os.close(a)
+        fcntl.fcntl(b, F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 149, 10, 0))
+        os.close(b)
+
+
+@test
+def test_a_lock_that_is_waited_for_is_got_after_copy_up():
+    with Three() as ov:
+        a = os.open(ov.m("lower"), os.O_RDONLY)
+        fcntl.flock(a, fcntl.LOCK_EX)
+        r, w = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.close(a)
+                b = os.open(ov.m("lower"), os.O_RDONLY)
+                os.write(w, b"1")
+                fcntl.flock(b, fcntl.LOCK_EX)
+                os.write(w, b"2")
+            finally:
+                os._exit(0)
+        eq(os.read(r, 1), b"1")
+        append(ov.m("lower"), "copied up")
+        os.rename(ov.m("lower"), ov.m("renamed"))
+        c = os.open(ov.m("renamed"), os.O_RDONLY)
+        fails(errno.EAGAIN, fcntl.flock, c, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        eq(select.select([r], [], [], 0.2)[0], [], "got while held")
+        os.close(c)
+        os.close(a)
+        eq(os.read(r, 1), b"2")
+        os.waitpid(pid, 0)
+        os.close(r)
+        os.close(w)
 
 
 @test
@@ -1186,6 +1232,52 @@ def test_fd_follows_a_rename():
             os.unlink(ov.m("dir/moved"))
 
 
+@test(not_kernel="a file that the kernel's overlay opened read-only stays on the lower")
+def test_read_only_fd_through_rename_copy_up_and_unlink():
+    with Three() as ov:
+        for f in ov.files():
+            fd = os.open(f, os.O_RDONLY)
+            m = mmap.mmap(fd, 100, prot=mmap.PROT_READ)
+            eq(m[:4], DATA[:4])
+            os.rename(f, ov.m("dir/moved"))
+            with open(ov.m("dir/moved"), "r+b") as g:
+                g.write(b"first")
+            eq((os.pread(fd, 6, 0), m[:6]), (b"first" + DATA[5:6],) * 2, f)
+            w = os.open(ov.m("dir/moved"), os.O_RDWR)
+            os.unlink(ov.m("dir/moved"))
+            write(ov.m("dir/moved"), "another")
+            os.pwrite(w, b"second", 0)
+            eq((os.pread(fd, 7, 0), m[:7]), (b"second" + DATA[6:7],) * 2, f)
+            os.close(w)
+            eq(os.pread(fd, len(DATA) + 1, 0), b"second" + DATA[6:], f)
+            eq(read(ov.m("dir/moved")), b"another")
+            os.unlink(ov.m("dir/moved"))
+            m.close()
+            os.close(fd)
+
+
+@test(modes=("root",))
+def test_open_files_follow_the_rename_of_their_directory():
+    """A directory of the lower: its files move by a redirect alone, and may have been looked up by the old path."""
+    with Overlay({"d": {"sub": {"f": "0123456789", "g": "g"}}}, opts="redirect_dir=on") as ov:
+        rw = os.open(ov.m("d/sub/f"), os.O_RDWR)
+        dfd = os.open(ov.m("d/sub"), os.O_RDONLY)
+        for n, (old, new) in enumerate((("d", "e"), ("e/sub", "sub"), ("sub", "e/again"))):
+            os.rename(ov.m(old), ov.m(new))
+            here = ov.m(("e/sub", "sub", "e/again")[n])
+            os.pwrite(rw, b"xyz"[n:n + 1], n + 5)
+            eq(read(here + "/f"), b"01234" + b"xyz"[:n + 1] + b"6789"[n:])
+            touch(here + "/new%d" % n)
+            eq(sorted(os.listdir(dfd)), ["f", "g"] + ["new%d" % i for i in range(n + 1)])
+            ok("new%d" % n in names(here))
+        os.unlink(ov.m("e/again/f"))
+        eq(os.pread(rw, 20, 0), b"01234xyz89")
+        os.close(rw)
+        os.close(dfd)
+        ov.remount()
+        eq(names(ov.m("e/again")), ["g", "new0", "new1", "new2"])
+
+
 @test
 def test_removed_directory_stays_usable():
     with Overlay({"d": {}}) as ov:
@@ -1335,9 +1427,7 @@ def test_parallel_copy_up_of_one_file():
 
 @test
 def test_inotify_set_before_copy_up_fires_after():
-    """On a file of a lower: the kernel's overlay loses such a watch."""
-    if IS_KERNEL:
-        skip("not for the kernel's overlay: it watches the real inode")
+    """On a file of a lower."""
     with Three() as ov:
         ino = libc.inotify_init1(os.O_NONBLOCK)
         _ = libc.inotify_add_watch(ino, os.fsencode(ov.m("lower")), 0x2)  # IN_MODIFY
@@ -1345,6 +1435,53 @@ def test_inotify_set_before_copy_up_fires_after():
         os.read(ino, 4096)
         append(ov.m("lower"), "y")
         ok(len(os.read(ino, 4096)) >= 16, "no event")
+        os.close(ino)
+
+
+def inotify_events(fd):
+    """[(mask, name)] of what came so far."""
+    out, data = [], os.read(fd, 65536)
+    while data:
+        _, mask, _, n = struct.unpack_from("iIII", data)
+        out.append((mask, data[16:16 + n].rstrip(b"\0").decode()))
+        data = data[16 + n:]
+    return out
+
+
+IN_MODIFY, IN_ATTRIB, IN_CREATE, IN_DELETE, IN_MOVED, IN_DELETE_SELF, IN_MOVE_SELF = 2, 4, 0x100, 0x200, 0xc0, 0x400, 0x800
+
+
+@test
+def test_inotify_on_a_file_tells_all_after_copy_up():
+    with Three() as ov:
+        for f in ov.files():
+            fd = os.open(f, os.O_RDWR)
+            ino = libc.inotify_init1(os.O_NONBLOCK)
+            libc.inotify_add_watch(ino, os.fsencode(f), IN_MODIFY | IN_ATTRIB | IN_DELETE_SELF | IN_MOVE_SELF)
+            for change, mask in ((lambda: os.chmod(f, 0o640), IN_ATTRIB),
+                                 (lambda: append(f, "x"), IN_MODIFY),
+                                 (lambda: os.rename(f, ov.m("dir/moved")), IN_MOVE_SELF),
+                                 (lambda: os.ftruncate(fd, 10), IN_MODIFY),
+                                 (lambda: (os.close(fd), os.unlink(ov.m("dir/moved"))), IN_DELETE_SELF)):
+                change()
+                ok(any(m & mask for m, _ in inotify_events(ino)), "%s: no event %x" % (f, mask))
+            os.close(ino)
+
+
+@test
+def test_inotify_on_a_directory_of_the_lower_lasts_and_shows_no_other_names():
+    with Overlay({"d": {"f": "x", "g": "y", "sub": {}}}) as ov:
+        ino = libc.inotify_init1(os.O_NONBLOCK)
+        libc.inotify_add_watch(ino, os.fsencode(ov.m("d")), IN_CREATE | IN_DELETE | IN_MOVED)
+        os.chmod(ov.m("d"), 0o700)      # the directory is copied up
+        append(ov.m("d/f"), "z")        # a file in it
+        touch(ov.m("d/new"))
+        os.unlink(ov.m("d/g"))          # leaves a whiteout
+        os.rename(ov.m("d/f"), ov.m("d/sub/f"))
+        os.rename(ov.m("d/sub/f"), ov.m("d/h"))
+        os.rmdir(ov.m("d/sub"))
+        eq([(m & 0xfff, n) for m, n in inotify_events(ino)],
+           [(IN_CREATE, "new"), (IN_DELETE, "g"), (0x40, "f"), (0x80, "h"), (IN_DELETE, "sub")])
         os.close(ino)
 
 
