@@ -5,7 +5,8 @@
 /*
  * Waiting for the next request awake. To sleep and be woken costs more than most requests take, above all in a virtual
  * machine; while requests follow each other quickly, and cores are free, the reader asks for the next one for a moment before
- * it sleeps. An idle daemon sleeps.
+ * it sleeps. Whether that helps depends on the machine and on what else runs there: both ways are tried in turn for some
+ * requests, and the faster one is kept for a while. An idle daemon sleeps.
  */
 
 #include <stdint.h>
@@ -21,6 +22,12 @@ struct ov_poller {
 	uint64_t look_again; /* when to ask again how busy the machine is */
 	uint64_t pause;      /* until then others need the cores */
 	unsigned quick;      /* how much the recent requests followed each other quickly */
+	bool awake;          /* this is how it is done now */
+	unsigned round;      /* of the trial, TRIAL_ROUNDS: decided */
+	unsigned left;       /* requests until the round ends */
+	uint64_t last;       /* when the last request was read */
+	uint64_t time[2];    /* of the requests in the rounds asleep and awake */
+	unsigned n[2];
 };
 
 /* MICROSECONDS 0 turns it off; so does a single core. FD stays the caller's. */
