@@ -14,6 +14,7 @@
 #include <sys/sysmacros.h>
 
 #include "core.h"
+#include "crash.h"
 #include "format/index.h"
 #include "format/metacopy.h"
 #include "format/origin.h"
@@ -230,18 +231,22 @@ static int copy_metadata(struct cu *c)
 	r = copy_owner_mode(c, to); /* first: it would clear setuid and capabilities */
 	if (r < 0)
 		return r;
+	OV_CRASH("copy-up.owner");
 	r = ov_copy_xattrs(c->ov, c->src.layer, c->src.at, to);
 	if (r < 0)
 		return r;
+	OV_CRASH("copy-up.xattrs");
 	r = write_origin(c, to);
 	if (r == 0 && c->indexed) /* the entry itself will be the only name in the upper */
 		r = ov_nlink_write(to, c->ov->xp, 'U', (int)c->stx.stx_nlink - 1);
 	if (r < 0)
 		return r;
+	OV_CRASH("copy-up.origin");
 	if (c->metacopy) {
 		r = ov_metacopy_write(to, c->ov->xp);
 		if (r < 0)
 			return r;
+		OV_CRASH("copy-up.metacopy");
 	}
 	if (ov_whiteout_oci_parse(c->src_name, NULL) && (S_ISREG(c->stx.stx_mode) || S_ISDIR(c->stx.stx_mode))) {
 		r = ov_whiteout_mark_plain(to, c->ov->xp); /* it was an ordinary file below, so it stays one */
@@ -259,6 +264,7 @@ static int prepare(struct cu *c)
 
 	if (r < 0)
 		return r;
+	OV_CRASH("copy-up.made");
 	if (S_ISREG(c->stx.stx_mode)) {
 		if (c->metacopy)
 			r = ftruncate(c->fd, (off_t)c->stx.stx_size) < 0 ? -errno : 0;
@@ -266,10 +272,12 @@ static int prepare(struct cu *c)
 			r = copy_data(c, c->fd);
 		if (r < 0)
 			return r;
+		OV_CRASH("copy-up.data");
 	}
 	r = copy_metadata(c);
 	if (r == 0 && c->fd >= 0 && c->size > 0 && !c->metacopy && c->ov->cfg.sync != OV_SYNC_OFF)
 		r = ov_fsync(c->fd, false);
+	OV_CRASH("copy-up.ready");
 	return r;
 }
 
@@ -307,6 +315,7 @@ static int mark_impure(struct overlay *ov, struct ov_inode *dir, int fd)
 	if (r < 0 && r != -EOPNOTSUPP && r != -EPERM)
 		return r;
 	ov_inode_set(dir, OV_I_IMPURE);
+	OV_CRASH("copy-up.impure");
 	return 0;
 }
 
@@ -360,6 +369,7 @@ static int appear(struct cu *c, struct ov_inode *parent, const char *name)
 		r = link_into_place(c, d.fd, name);
 	if (r < 0)
 		return r;
+	OV_CRASH("copy-up.linked");
 	end_appear(d.fd, &before);
 	ov_listing_add(c->ov, parent, name, c->stx.stx_mode); /* it is in another layer now */
 	return 0;
@@ -489,6 +499,7 @@ static int commit_indexed(struct cu *c)
 		free(rname);
 		return r;
 	}
+	OV_CRASH("copy-up.indexed");
 	keep_append_only(c);
 	switch_file(c, ov->index);
 	i->rname = rname;
@@ -535,6 +546,7 @@ static int commit(struct cu *c)
 		r = appear(c, parent, name);
 	if (r < 0)
 		return r;
+	OV_CRASH("copy-up.done");
 	keep_append_only(c);
 	if (ov_inode_isdir(i)) {
 		r = switch_dir(i, parent, name);
@@ -637,13 +649,16 @@ static int copy_late_data(struct overlay *ov, struct ov_inode *i, unsigned flags
 			c.size = size;
 		cap_len = ov_at_getxattr_alloc(ov_at_fd(fd), "security.capability", &cap);
 		r = copy_data(&c, fd);
+		OV_CRASH("late-data.copied");
 	}
 	if (r == 0 && c.size < (off_t)c.stx.stx_size) /* else a crash would leave zeros for what was not copied */
 		r = ftruncate(fd, c.size) < 0 ? -errno : 0;
 	if (r == 0 && cap_len > 0) /* writing the data took it away */
 		r = ov_at_setxattr(ov_at_fd(fd), "security.capability", cap, (size_t)cap_len, 0);
+	OV_CRASH("late-data.capability");
 	if (r == 0 && ov->cfg.sync != OV_SYNC_OFF)
 		r = ov_fsync(fd, false);
+	OV_CRASH("late-data.synced");
 	if (r == 0) {
 		ts[0] = (struct timespec){.tv_sec = c.stx.stx_atime.tv_sec, .tv_nsec = c.stx.stx_atime.tv_nsec};
 		ts[1] = (struct timespec){.tv_sec = c.stx.stx_mtime.tv_sec, .tv_nsec = c.stx.stx_mtime.tv_nsec};
@@ -651,7 +666,9 @@ static int copy_late_data(struct overlay *ov, struct ov_inode *i, unsigned flags
 	}
 	if (r == 0) {
 		OV_NS_WRITE(ov);
+		OV_CRASH("late-data.times");
 		r = ov_metacopy_remove(ov_at_fd(fd), ov->xp);
+		OV_CRASH("late-data.done");
 		if (r == 0) {
 			ov_inode_unset(i, OV_I_METACOPY);
 			ov_fdslot_drop(&ov->fds, &i->data->slot);

@@ -10,6 +10,7 @@
 #include <sys/sysmacros.h>
 
 #include "core.h"
+#include "crash.h"
 #include "format/index.h"
 #include "format/opaque.h"
 #include "format/override_stat.h"
@@ -68,8 +69,10 @@ static int link_whiteout(struct overlay *ov, int dirfd, const char *name)
 	if (r == -EMLINK || r == -ENOENT) {
 		ov_tmp_name(ov, fresh);
 		r = ov_whiteout_make(ov->work_fd, fresh, (enum ov_whiteout_kind)ov->whiteout_kind, ov->xp);
+		OV_CRASH("whiteout.made");
 		if (r == 0)
 			r = ov_renameat2(ov->work_fd, fresh, ov->work_fd, SHARED_WHITEOUT, 0);
+		OV_CRASH("whiteout.shared");
 		if (r == 0 && linkat(ov->work_fd, SHARED_WHITEOUT, dirfd, name, 0) == 0)
 			return 0;
 	}
@@ -95,6 +98,7 @@ static int allow_xwhiteouts(struct overlay *ov, int fd)
 		if (r < 0)
 			return r;
 		ov_layer_set_xwhiteouts(upper);
+		OV_CRASH("whiteout.allowed-root");
 	}
 	r = ov_opaque_read(ov_at_fd(fd));
 	return r == OV_OPAQUE_NO ? ov_opaque_write(ov_at_fd(fd), ov->xp, true) : (r < 0 ? r : 0);
@@ -109,7 +113,10 @@ int ov_place_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const ch
 		return ov_whiteout_make_oci(fd, name);
 	}
 	r = allow_xwhiteouts(ov, fd);
-	return r < 0 ? r : link_whiteout(ov, fd, name);
+	if (r == 0)
+		r = link_whiteout(ov, fd, name);
+	OV_CRASH("whiteout.placed");
+	return r;
 }
 
 int ov_upper_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name)
@@ -282,14 +289,17 @@ static int make_in_work(struct creation *c, char *tmp, bool opaque)
 	r = make_node(c, ov->work_fd, tmp, (c->mode & S_IFMT) | (S_ISDIR(c->mode) ? 0700 : 0600));
 	if (r < 0)
 		return r;
+	OV_CRASH("create.made");
 	r = dress_acl(c, at);
 	if (r == 0)
 		r = dress_owner(c, at);
+	OV_CRASH("create.owner");
 	if (r == 0 && opaque)
 		r = ov_opaque_write(at, ov->xp, false);
 	if (r == 0 && (S_ISREG(c->mode) ? ov_whiteout_oci_parse(c->name, NULL)
 					: S_ISDIR(c->mode) && ov_whiteout_is_oci_meta(c->name)))
 		r = ov_whiteout_mark_plain(at, ov->xp);
+	OV_CRASH("create.ready");
 	if (r < 0)
 		ov_cleanup_tmp(ov, tmp);
 	return r;
@@ -309,6 +319,7 @@ static int place(struct creation *c, int dirfd, const char *tmp, bool over_white
 		return ov_renameat2(ov->work_fd, tmp, dirfd, c->name, 0);
 	if (ov->can_exchange) {
 		r = ov_renameat2(ov->work_fd, tmp, dirfd, c->name, RENAME_EXCHANGE);
+		OV_CRASH("create.exchanged");
 		if (r == 0)
 			ov_cleanup_tmp(ov, tmp); /* the whiteout */
 		return r;
@@ -335,6 +346,7 @@ static int create_via_work(struct creation *c, struct ov_rdir *rdir, int dirfd, 
 	if (r < 0)
 		return r;
 	r = place(c, dirfd, tmp, over_whiteout);
+	OV_CRASH("create.placed");
 	if (r < 0)
 		ov_cleanup_tmp(c->ov, tmp);
 	return r;
@@ -352,6 +364,7 @@ static int create_on_disk(struct creation *c, struct ov_rdir *rdir, int dirfd)
 				return r < 0 ? r : create_via_work(c, rdir, dirfd, false);
 		}
 		r = make_node(c, dirfd, c->name, c->mode);
+		OV_CRASH("create.direct");
 		if (r == 0 && !c->acl_len && (c->mode & 07000) && !S_ISLNK(c->mode) && !S_ISREG(c->mode))
 			r = ov_at_chmod(ov_at_name(dirfd, c->name), c->mode & 07777);
 		if (r != -EEXIST)
@@ -554,6 +567,7 @@ static int link_on_disk(struct overlay *ov, struct ov_at from, struct ov_rdir *r
 			return r;
 	}
 	r = real_link(from, dirfd, name);
+	OV_CRASH("link.direct");
 	if (r != -EEXIST)
 		return r;
 	r = ov_upper_whiteout(ov, rdir, dirfd, name);
@@ -563,7 +577,9 @@ static int link_on_disk(struct overlay *ov, struct ov_at from, struct ov_rdir *r
 	r = real_link(from, ov->work_fd, tmp);
 	if (r < 0)
 		return r;
+	OV_CRASH("link.made");
 	r = ov_renameat2(ov->work_fd, tmp, dirfd, name, 0);
+	OV_CRASH("link.placed");
 	if (r < 0)
 		ov_cleanup_tmp(ov, tmp);
 	return r;
@@ -743,10 +759,12 @@ static int swap_for_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, c
 		r = ov_place_whiteout(ov, rdir, fd, name); /* hides only the layers below: still the old view */
 		if (r < 0)
 			return r;
+		OV_CRASH("remove.oci-whiteout");
 		if (!dir)
 			return unlinkat(fd, name, 0) < 0 ? -errno : 0;
 		ov_tmp_name(ov, tmp);
 		r = ov_renameat2(fd, name, ov->work_fd, tmp, 0);
+		OV_CRASH("remove.oci-moved");
 		if (r == 0)
 			ov_cleanup_tmp(ov, tmp);
 		return r;
@@ -756,6 +774,7 @@ static int swap_for_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, c
 		r = ov_whiteout_tmp(ov, tmp);
 	if (r < 0)
 		return r;
+	OV_CRASH("remove.whiteout");
 	if (!dir) {
 		r = ov_renameat2(ov->work_fd, tmp, fd, name, 0);
 	} else if (ov->can_exchange) {
@@ -770,6 +789,7 @@ static int swap_for_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, c
 			ov_cleanup_tmp(ov, old);
 		}
 	}
+	OV_CRASH("remove.swapped");
 	if (r < 0 || dir)
 		ov_cleanup_tmp(ov, tmp);
 	return r;
@@ -787,6 +807,7 @@ static int remove_upper_dir(struct overlay *ov, int fd, const char *name)
 		return -errno;
 	ov_tmp_name(ov, tmp);
 	r = ov_renameat2(fd, name, ov->work_fd, tmp, 0);
+	OV_CRASH("remove.moved");
 	if (r == 0)
 		ov_cleanup_tmp(ov, tmp);
 	return r;
@@ -869,6 +890,7 @@ static int remove_name(struct overlay *ov, struct ov_inode *parent, const char *
 			r = keep_if_last(ov, i);
 		if (r == 0)
 			r = remove_on_disk(ov, parent, name, dir);
+		OV_CRASH("remove.done");
 		if (r == 0)
 			ov_name_gone(ov, parent, name);
 		if (r == 0 && ov_inode_is(i, OV_I_INDEXED))

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "core.h"
+#include "crash.h"
 #include "format/index.h"
 #include "format/metacopy.h"
 #include "format/origin.h"
@@ -221,10 +222,13 @@ int ov_index_link_up(struct overlay *ov, struct ov_inode *i, struct ov_inode *pa
 	ov_index_nlink(ov, at, &view);
 	/* while the upper's count changes, the one of the view hangs on the lower's */
 	r = ov_nlink_write(at, ov->xp, 'L', (int)view.stx_nlink - n);
+	OV_CRASH("index.count-lower");
 	if (r == 0)
 		r = ov_link_alias(ov, parent, d.fd, at, name);
+	OV_CRASH("index.linked");
 	n = (int)view.stx_nlink - (int)stx.stx_nlink - (r == 0);
 	n = ov_nlink_write(at, ov->xp, 'U', n);
+	OV_CRASH("index.count-upper");
 	if (n < 0) /* it still reads right, from the lower's count */
 		ov_warn("cannot write the link count of index entry '%s': %s", i->rname, strerror(-n));
 	return r;
@@ -241,8 +245,10 @@ void ov_index_drop_unused(struct overlay *ov, struct ov_inode *i)
 		return; /* the next mount looks again */
 	if (n > 0 || stx.stx_nlink > 1)
 		return;
+	OV_CRASH("index.unused");
 	if (unlinkat(ov->index_fd, i->rname, 0) < 0)
 		ov_warn("cannot remove index entry '%s': %s", i->rname, strerror(errno));
+	OV_CRASH("index.dropped");
 	free(i->rname); /* open files go on with the fd that is held */
 	i->rname = NULL;
 	old = i->rparent;

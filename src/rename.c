@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "core.h"
+#include "crash.h"
 #include "format/index.h"
 #include "format/metacopy.h"
 #include "format/opaque.h"
@@ -180,6 +181,7 @@ static int set_redirect(struct overlay *ov, struct side *from, struct ov_inode *
 	}
 	if (r >= 0)
 		r = ov_redirect_write(at, ov->xp, value);
+	OV_CRASH("rename.redirect");
 	if (r < 0)
 		ov_warn("cannot set the redirect of '%s': %s; it must be copied", from->name, strerror(-r));
 	return r < 0 ? -EXDEV : 0;
@@ -200,7 +202,10 @@ static int mark_moved(struct overlay *ov, struct side *from, const struct side *
 		if (has_lower_part(from->i))
 			return set_redirect(ov, from, to->dir);
 		r = to->lower ? 1 : ov_probe_oci_whiteout(ov_upper_rdir(to->dir), to->fd.fd, to->name);
-		return r > 0 ? ov_opaque_write(at, ov->xp, false) : r;
+		if (r > 0)
+			r = ov_opaque_write(at, ov->xp, false);
+		OV_CRASH("rename.opaque");
+		return r;
 	}
 	if (ov_inode_is(from->i, OV_I_METACOPY) && from->i->data) {
 		r = set_redirect(ov, from, to->dir);
@@ -223,6 +228,7 @@ static int mark_impure(struct overlay *ov, struct side *from, struct side *to)
 	r = ov_impure_write(ov_at_fd(to->fd.fd), ov->xp);
 	if (r == 0)
 		ov_inode_set(to->dir, OV_I_IMPURE);
+	OV_CRASH("rename.impure");
 	return r == -EOPNOTSUPP || r == -EPERM ? 0 : r;
 }
 
@@ -246,6 +252,7 @@ static int clear_target_dir(struct overlay *ov, struct side *new)
 		r = ov_opaque_write(at, ov->xp, false);
 		if (r < 0)
 			return r;
+		OV_CRASH("rename.target-opaque");
 	}
 	fd = ov_at_open(at, O_RDONLY | O_DIRECTORY, 0);
 	if (fd < 0)
@@ -259,6 +266,7 @@ static int clear_target_dir(struct overlay *ov, struct side *new)
 		if (strcmp(de->d_name, ".") != 0 && strcmp(de->d_name, "..") != 0)
 			ov_cleanup_tree(fd, de->d_name, 1);
 	closedir(dir);
+	OV_CRASH("rename.target-cleared");
 	return 0;
 }
 
@@ -269,6 +277,7 @@ static int move_with_whiteout(struct overlay *ov, struct side *old, struct side 
 
 	if (ov->whiteout_kind == OV_WH_OCI) { /* it hides the layers below only: the old view still */
 		r = ov_place_whiteout(ov, rdir, old->fd.fd, old->name);
+		OV_CRASH("rename.oci-whiteout");
 		return r < 0 ? r : ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0);
 	}
 	if (ov->whiteout_kind == OV_WH_CHAR && ov->can_rename_whiteout)
@@ -293,6 +302,7 @@ static int move_on_disk(struct overlay *ov, struct side *old, struct side *new, 
 		} else {
 			/* the whiteout goes to the old place, where it stays if it is needed */
 			r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, RENAME_EXCHANGE);
+			OV_CRASH("rename.whiteout-exchanged");
 			if (r == 0 && !old->lower && !whiteout && unlinkat(old->fd.fd, old->name, 0) < 0)
 				ov_warn("a spare whiteout '%s' stays: %s", old->name, strerror(errno));
 			return r;
@@ -364,6 +374,7 @@ static int replace(struct overlay *ov, struct side *old, struct side *new, bool 
 		r = mark_impure(ov, old, new);
 	if (r == 0)
 		r = move_on_disk(ov, old, new, whiteout);
+	OV_CRASH("rename.moved");
 	if (r < 0)
 		return r;
 	if (new->i)
@@ -390,6 +401,7 @@ static int exchange(struct overlay *ov, struct side *old, struct side *new)
 		r = mark_impure(ov, new, old);
 	if (r == 0)
 		r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, RENAME_EXCHANGE);
+	OV_CRASH("rename.exchanged");
 	if (r < 0)
 		return r;
 	first_old = unname(ov, old);
