@@ -254,6 +254,8 @@ static int copy_metadata(struct cu *c)
 			return r;
 	}
 	copy_fileattr(c, to);
+	if (S_ISREG(c->stx.stx_mode) && c->size < (off_t)c->stx.stx_size)
+		ts[1].tv_nsec = UTIME_NOW; /* cut off already when it appears: it must not pass for the old file */
 	return ov_at_utimens(to, ts);
 }
 
