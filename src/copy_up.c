@@ -391,26 +391,28 @@ int ov_link_alias(struct overlay *ov, struct ov_inode *parent, int dirfd, struct
 	return 0;
 }
 
-/* The directory gets its upper part in front. */
-static int switch_dir(struct ov_inode *i, struct ov_inode *parent, const char *name)
+/* What directory I will have with its upper part in front; made before that appears, since it could not be taken back. */
+static struct ov_rdir **with_upper(const struct ov_inode *i, struct ov_inode *parent, const char *name)
 {
 	struct ov_rdir **rdirs = malloc((i->nrdirs + 1u) * sizeof(*rdirs));
-	struct ov_rdir *upper;
 
 	if (!rdirs)
-		return -ENOMEM;
-	upper = ov_rdir_new(ov_upper_rdir(parent), ov_upper_rdir(parent)->layer, name);
-	if (!upper) {
+		return NULL;
+	rdirs[0] = ov_rdir_new(ov_upper_rdir(parent), ov_upper_rdir(parent)->layer, name);
+	if (!rdirs[0]) {
 		free(rdirs);
-		return -ENOMEM;
+		return NULL;
 	}
-	rdirs[0] = upper;
-	memcpy(rdirs + 1, i->rdirs, i->nrdirs * sizeof(*rdirs));
+	memcpy(rdirs + 1, i->rdirs, i->nrdirs * sizeof(struct ov_rdir *));
+	return rdirs;
+}
+
+static void switch_dir(struct ov_inode *i, struct ov_rdir **rdirs)
+{
 	free(i->rdirs);
 	i->rdirs = rdirs;
 	i->nrdirs++;
 	ov_inode_unset(i, OV_I_PROPS);
-	return 0;
 }
 
 /* An append-only file can be made so only when it has its name. Without the privilege the copy is an ordinary file. */
@@ -494,9 +496,9 @@ static int commit_indexed(struct cu *c)
 	if (r == 0 && c->metacopy)
 		r = remember_data(c);
 	if (r == 0)
-		r = link_into_place(c, ov->index_fd, c->index_name);
+		r = ov_at_statx(cu_target(c), STATX_INO, &stx); /* before it appears, which could not be taken back */
 	if (r == 0)
-		r = ov_at_statx(ov_at_name(ov->index_fd, c->index_name), STATX_INO, &stx);
+		r = link_into_place(c, ov->index_fd, c->index_name);
 	if (r < 0) {
 		free(rname);
 		return r;
@@ -515,6 +517,7 @@ static int commit(struct cu *c)
 {
 	struct overlay *ov = c->ov;
 	struct ov_inode *i = c->i;
+	struct ov_rdir **rdirs = NULL;
 	struct ov_inode *parent;
 	const char *name;
 	int r = 0;
@@ -544,16 +547,22 @@ static int commit(struct cu *c)
 		return -EAGAIN; /* moved meanwhile: the caller begins anew */
 	if (c->metacopy)
 		r = remember_data(c);
+	if (ov_inode_isdir(i)) {
+		rdirs = with_upper(i, parent, name);
+		r = rdirs ? 0 : -ENOMEM;
+	}
 	if (r == 0)
 		r = appear(c, parent, name);
-	if (r < 0)
+	if (r < 0) {
+		if (rdirs)
+			ov_rdir_unref(&ov->fds, rdirs[0]);
+		free(rdirs);
 		return r;
+	}
 	OV_CRASH("copy-up.done");
 	keep_append_only(c);
 	if (ov_inode_isdir(i)) {
-		r = switch_dir(i, parent, name);
-		if (r < 0)
-			return r;
+		switch_dir(i, rdirs);
 	} else {
 		switch_file(c, ov_upper_rdir(parent));
 		if (c->metacopy)
