@@ -105,7 +105,9 @@ int ov_getattr_locked(struct overlay *ov, struct ov_inode *i, struct statx *out)
 	if (r < 0)
 		return r;
 	if (ov_inode_is(i, OV_I_INDEXED))
-		ov_index_nlink(ov, real.at, out);
+		r = ov_index_nlink(ov, real.at, out);
+	if (r < 0)
+		return r;
 	if (ov_inode_is(i, OV_I_METACOPY) && i->data)
 		add_data_blocks(ov, i, out);
 	ov_attr_to_view(ov, i->ino, ov_inode_isdir(i) && i->nrdirs > 1, out);

@@ -240,8 +240,8 @@ int ov_index_check_upper(struct overlay *ov, struct ov_found *f, const struct ov
 /* F is a lower file found as NAME: if another of its names was copied up, F becomes that copy. */
 int ov_index_check_lower(struct overlay *ov, struct ov_found *f, const char *name);
 
-/* The link count of index entry AT in the view: STX->stx_nlink, as on disk, is changed. */
-void ov_index_nlink(struct overlay *ov, struct ov_at at, struct statx *stx);
+/* The link count of index entry AT in the view: STX->stx_nlink, as on disk, is changed. 0 or -errno. */
+int ov_index_nlink(struct overlay *ov, struct ov_at at, struct statx *stx);
 
 /* Name NAME in PARENT (in the upper) of indexed I is only in a lower yet: make it a link in the upper. */
 int ov_index_link_up(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, const char *name);

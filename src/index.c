@@ -78,15 +78,22 @@ static int view_nlink(struct ov_at at, int xp, unsigned upper, unsigned lower, u
 	return 0;
 }
 
-void ov_index_nlink(struct overlay *ov, struct ov_at at, struct statx *stx)
+int ov_index_nlink(struct overlay *ov, struct ov_at at, struct statx *stx)
 {
-	unsigned n;
+	unsigned n, lower = 0;
+	struct ov_fh origin;
 	int r = view_nlink(at, ov->xp, stx->stx_nlink, 0, &n);
 
+	/* relative to the lower's count: the last link_up() could not finish */
+	if (r == -ENODATA && ov_fh_read(at, ov->xp, OV_X_ORIGIN, &origin) == 0 && lower_nlink(ov, &origin, &lower) == 0)
+		r = view_nlink(at, ov->xp, stx->stx_nlink, lower, &n);
 	if (r == 0)
 		stx->stx_nlink = n;
+	else if (r != -ENODATA && r != -EINVAL)
+		return r;
 	else if (stx->stx_nlink > 1)
 		stx->stx_nlink--; /* without the index entry itself */
+	return 0;
 }
 
 /* A crash during link_up() leaves a count relative to the lower: put it right while the lower's own count is known. */
@@ -126,8 +133,7 @@ int ov_index_check_upper(struct overlay *ov, struct ov_found *f, const struct ov
 	ov_rdir_unref(&ov->fds, f->rparent);
 	f->rparent = ov_rdir_ref(ov->index);
 	f->indexed = true;
-	ov_index_nlink(ov, ov_at_name(ov->index_fd, name), &f->stx);
-	return 0;
+	return ov_index_nlink(ov, ov_at_name(ov->index_fd, name), &f->stx);
 }
 
 /* The data of a metacopy in the index is in the lower file by whose name it was found. */
@@ -190,8 +196,7 @@ int ov_index_check_lower(struct overlay *ov, struct ov_found *f, const char *nam
 	ov_rdir_unref(&ov->fds, f->rparent);
 	f->rparent = ov_rdir_ref(ov->index);
 	f->upper = f->indexed = f->lower_name = true;
-	ov_index_nlink(ov, at, &f->stx);
-	return r;
+	return r < 0 ? r : ov_index_nlink(ov, at, &f->stx);
 }
 
 int ov_index_link_up(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, const char *name)
@@ -219,7 +224,9 @@ int ov_index_link_up(struct overlay *ov, struct ov_inode *i, struct ov_inode *pa
 	if (r < 0)
 		return r;
 	view = stx;
-	ov_index_nlink(ov, at, &view);
+	r = ov_index_nlink(ov, at, &view);
+	if (r < 0)
+		return r;
 	/* while the upper's count changes, the one of the view hangs on the lower's */
 	r = ov_nlink_write(at, ov->xp, 'L', (int)view.stx_nlink - n);
 	OV_CRASH("index.count-lower");
