@@ -158,6 +158,17 @@ int ov_dir_props(struct overlay *ov, struct ov_inode *dir, struct statx *stx)
 
 /* ---- creation ---- */
 
+static int remove_on_disk(struct overlay *ov, struct ov_inode *parent, const char *name, bool dir);
+
+/* NAME was made, but no inode could be: the caller is told that it failed, so it must not be there at the next look. */
+static void take_back(struct overlay *ov, struct ov_inode *parent, const char *name, bool dir)
+{
+	int r = remove_on_disk(ov, parent, name, dir);
+
+	if (r < 0)
+		ov_warn("'%s', which could not be made completely, cannot be removed again: %s", name, strerror(-r));
+}
+
 struct creation {
 	struct overlay *ov;
 	struct ov_inode *parent;
@@ -452,8 +463,11 @@ static int create(struct creation *c, struct ov_entry *out)
 			r = decide_owner(c);
 		if (r == 0)
 			r = create_on_disk(c, rdir, d.fd);
-		if (r == 0)
+		if (r == 0) {
 			r = adopt(c, rdir, d.fd, out);
+			if (r < 0)
+				take_back(ov, c->parent, c->name, S_ISDIR(c->mode));
+		}
 	}
 	if (c->fd >= 0)
 		close(c->fd);
@@ -665,7 +679,12 @@ int ov_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, con
 	r = ov_real_get(ov, i, &real);
 	if (r == 0)
 		r = link_on_disk(ov, real.at, rdir, d.fd, name, S_ISREG(i->type));
-	return r < 0 ? r : adopt_link(ov, i, parent, name, out);
+	if (r < 0)
+		return r;
+	r = adopt_link(ov, i, parent, name, out);
+	if (r < 0)
+		take_back(ov, parent, name, false);
+	return r;
 }
 
 /* ---- removal ---- */
