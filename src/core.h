@@ -197,7 +197,8 @@ int ov_link_alias(struct overlay *ov, struct ov_inode *parent, int dirfd, struct
 
 /* Remove NAME, a file or a whole directory, from workdir/work. Best effort; failures are logged. */
 void ov_cleanup_tmp(struct overlay *ov, const char *name);
-void ov_cleanup_tree(int dirfd, const char *name, int depth);
+/* The same in any directory. 0 or -errno. */
+int ov_cleanup_tree(int dirfd, const char *name, int depth);
 
 /* Make a whiteout under a fresh name in workdir/work. NAME: 32 bytes. 0 or -errno. */
 int ov_whiteout_tmp(struct overlay *ov, char *name);

@@ -23,14 +23,15 @@
 
 /* ---- temporaries and whiteouts ---- */
 
-void ov_cleanup_tree(int dirfd, const char *name, int depth)
+int ov_cleanup_tree(int dirfd, const char *name, int depth)
 {
 	struct dirent *de;
+	int fd, err;
 	DIR *dir;
-	int fd;
 
 	if (unlinkat(dirfd, name, 0) == 0 || errno == ENOENT)
-		return;
+		return 0;
+	err = errno;
 	fd = ov_at_open(ov_at_name(dirfd, name), O_RDONLY | O_DIRECTORY, 0);
 	if (fd == -EACCES && ov_at_chmod(ov_at_name(dirfd, name), 0700) == 0)
 		fd = ov_at_open(ov_at_name(dirfd, name), O_RDONLY | O_DIRECTORY, 0);
@@ -41,16 +42,20 @@ void ov_cleanup_tree(int dirfd, const char *name, int depth)
 	} else {
 		while (depth > 0 && (de = readdir(dir)))
 			if (strcmp(de->d_name, ".") != 0 && strcmp(de->d_name, "..") != 0)
-				ov_cleanup_tree(fd, de->d_name, depth - 1);
+				(void)ov_cleanup_tree(fd, de->d_name, depth - 1);
 		closedir(dir);
 	}
-	if (unlinkat(dirfd, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
-		ov_warn("workdir: cannot remove '%s': %s", name, strerror(errno));
+	if (unlinkat(dirfd, name, AT_REMOVEDIR) == 0 || errno == ENOENT)
+		return 0;
+	if (errno != ENOTDIR)
+		err = errno;
+	ov_warn("cannot remove '%s': %s", name, strerror(err));
+	return -err;
 }
 
 void ov_cleanup_tmp(struct overlay *ov, const char *name)
 {
-	ov_cleanup_tree(ov->work_fd, name, MAX_TREE_DEPTH);
+	(void)ov_cleanup_tree(ov->work_fd, name, MAX_TREE_DEPTH);
 }
 
 /* A link to the shared whiteout as DIRFD/NAME; it is made when first needed, and anew when it has too many links. */

@@ -122,21 +122,16 @@ void ov_rdir_put_fd(struct ov_fdcache *c, struct ov_rdir *d)
 		ov_fdslot_unpin(c, &d->slot);
 }
 
-int ov_rdir_move(struct ov_fdcache *c, struct ov_rdir *d, struct ov_rdir *parent, const char *name)
+void ov_rdir_move(struct ov_fdcache *c, struct ov_rdir *d, struct ov_rdir *parent, char *name)
 {
-	char *copy = strdup(name);
-
-	if (!copy)
-		return -ENOMEM;
 	free(d->name);
-	d->name = copy;
+	d->name = name;
 	if (parent != d->parent) {
 		struct ov_rdir *old = d->parent;
 
 		d->parent = ov_rdir_ref(parent);
 		ov_rdir_unref(c, old);
 	}
-	return 0;
 }
 
 int ov_rdir_hold(struct ov_fdcache *c, struct ov_rdir *d)

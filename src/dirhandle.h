@@ -45,8 +45,8 @@ void ov_rdir_unref(struct ov_fdcache *c, struct ov_rdir *d);
 int ov_rdir_get_fd(struct ov_fdcache *c, struct ov_rdir *d);
 void ov_rdir_put_fd(struct ov_fdcache *c, struct ov_rdir *d);
 
-/* D was renamed in its layer: PARENT and NAME are its place now (namespace lock held for writing). 0 or -ENOMEM. */
-int ov_rdir_move(struct ov_fdcache *c, struct ov_rdir *d, struct ov_rdir *parent, const char *name);
+/* D was renamed in its layer: PARENT and NAME (taken over) are its place now (namespace lock held for writing). */
+void ov_rdir_move(struct ov_fdcache *c, struct ov_rdir *d, struct ov_rdir *parent, char *name);
 
 /* Keep (or stop keeping) D's fd open although no name leads to it any more. 0 or -errno of opening it. */
 int ov_rdir_hold(struct ov_fdcache *c, struct ov_rdir *d);

@@ -205,19 +205,34 @@ struct ov_dentry *ov_dentry_find_locked(struct ov_itable *t, const struct ov_ino
 	return d;
 }
 
-int ov_dentry_add_locked(struct ov_itable *t, struct ov_inode *parent, const char *name, struct ov_inode *i, bool front)
+struct ov_dentry *ov_dentry_new(const char *name)
 {
 	size_t len = strlen(name) + 1;
+	struct ov_dentry *d = malloc(sizeof(*d) + len);
+
+	if (d)
+		memcpy(d->name, name, len);
+	return d;
+}
+
+int ov_dentry_add_locked(struct ov_itable *t, struct ov_inode *parent, const char *name, struct ov_inode *i, bool front)
+{
 	struct ov_dentry *d;
-	size_t h;
 
 	if (ov_dentry_find_locked(t, parent, name))
 		return -EEXIST;
-	d = malloc(sizeof(*d) + len);
+	d = ov_dentry_new(name);
 	if (!d)
 		return -ENOMEM;
-	memcpy(d->name, name, len);
-	d->hash = dent_hash(parent, name);
+	ov_dentry_insert_locked(t, parent, d, i, front);
+	return 0;
+}
+
+void ov_dentry_insert_locked(struct ov_itable *t, struct ov_inode *parent, struct ov_dentry *d, struct ov_inode *i, bool front)
+{
+	size_t h;
+
+	d->hash = dent_hash(parent, d->name);
 	d->parent = parent;
 	parent->refs++;
 	d->inode = i;
@@ -233,7 +248,6 @@ int ov_dentry_add_locked(struct ov_itable *t, struct ov_inode *parent, const cha
 	h = d->hash & t->dent_mask;
 	d->hash_next = t->dents[h];
 	t->dents[h] = d;
-	return 0;
 }
 
 /* Take D out of both its lists. The parent's reference stays for the caller to drop. */

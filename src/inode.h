@@ -159,9 +159,14 @@ void ov_inode_set_key_locked(struct ov_itable *t, struct ov_inode *i, struct ov_
 void ov_inode_clear_key(struct ov_itable *t, struct ov_inode *i);
 struct ov_inode *ov_inode_find_key_locked(struct ov_itable *t, struct ov_key key);
 
+/* A name that is nowhere yet, for ov_dentry_insert_locked() or free(). NULL: no memory. */
+struct ov_dentry *ov_dentry_new(const char *name);
+
 /* Names. add: 0, -EEXIST, -ENOMEM; the new name becomes the first if FRONT. All with t->lock held. */
 struct ov_dentry *ov_dentry_find_locked(struct ov_itable *t, const struct ov_inode *parent, const char *name);
 int ov_dentry_add_locked(struct ov_itable *t, struct ov_inode *parent, const char *name, struct ov_inode *i, bool front);
+/* Put D, which must not be there yet, into PARENT. */
+void ov_dentry_insert_locked(struct ov_itable *t, struct ov_inode *parent, struct ov_dentry *d, struct ov_inode *i, bool front);
 void ov_dentry_del_locked(struct ov_itable *t, struct ov_dentry *d);
 
 /* The inode that NAME in PARENT leads to, if known; no reference is taken. */

@@ -232,6 +232,14 @@ static int mark_impure(struct overlay *ov, struct side *from, struct side *to)
 	return r == -EOPNOTSUPP || r == -EPERM ? 0 : r;
 }
 
+/* Directory I of the upper was made opaque. */
+static void forget_lowers(struct overlay *ov, struct ov_inode *i)
+{
+	while (i->nrdirs > 1)
+		ov_rdir_unref(&ov->fds, i->rdirs[--i->nrdirs]);
+	ov_listing_drop(ov, i);
+}
+
 /*
  * Empty the target directory of whiteouts, so that it can be replaced. It is made opaque first: at each step it reads as
  * the empty directory that it was.
@@ -252,6 +260,7 @@ static int clear_target_dir(struct overlay *ov, struct side *new)
 		r = ov_opaque_write(at, ov->xp, false);
 		if (r < 0)
 			return r;
+		forget_lowers(ov, new->i);
 		OV_CRASH("rename.target-opaque");
 	}
 	fd = ov_at_open(at, O_RDONLY | O_DIRECTORY, 0);
@@ -262,12 +271,13 @@ static int clear_target_dir(struct overlay *ov, struct side *new)
 		close(fd);
 		return -ENOMEM;
 	}
-	while ((de = readdir(dir)))
+	r = 0;
+	while (r == 0 && (de = readdir(dir)))
 		if (strcmp(de->d_name, ".") != 0 && strcmp(de->d_name, "..") != 0)
-			ov_cleanup_tree(fd, de->d_name, 1);
+			r = ov_cleanup_tree(fd, de->d_name, 1);
 	closedir(dir);
 	OV_CRASH("rename.target-cleared");
-	return 0;
+	return r;
 }
 
 static int move_with_whiteout(struct overlay *ov, struct side *old, struct side *new)
@@ -318,16 +328,39 @@ static int move_on_disk(struct overlay *ov, struct side *old, struct side *new, 
 	return ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0);
 }
 
-/* The inode's place in memory follows. WAS_FIRST: it was reached through the moved name. */
-static int move_inode(struct overlay *ov, struct ov_inode *i, struct ov_inode *dir, const char *name, bool was_first)
+/* The memory that a new name takes, had before the disk is changed: the change could not be taken back. */
+struct arrival {
+	struct ov_dentry *dentry;
+	char *name;
+};
+
+static int expect(struct arrival *a, const struct side *at)
 {
+	a->dentry = ov_dentry_new(at->name);
+	a->name = strdup(at->name);
+	return a->dentry && a->name ? 0 : -ENOMEM;
+}
+
+static void arrival_clear(struct arrival *a)
+{
+	free(a->dentry);
+	free(a->name);
+}
+#define cleanup_arrival __attribute__((cleanup(arrival_clear)))
+
+/* The inode's place in memory follows. FIRST: it was reached through the moved name. */
+static void arrive(struct overlay *ov, struct ov_inode *i, const struct side *to, struct arrival *a, bool first)
+{
+	pthread_mutex_lock(&ov->tab.lock);
+	ov_dentry_insert_locked(&ov->tab, to->dir, ov_steal_ptr(a->dentry), i, first);
+	pthread_mutex_unlock(&ov->tab.lock);
+	ov_listing_add(ov, to->dir, to->name, i->type);
 	if (ov_inode_isdir(i)) {
 		ov_listing_drop(ov, i); /* its ".." */
-		return ov_rdir_move(&ov->fds, i->rdirs[0], ov_upper_rdir(dir), name);
-	}
-	if (was_first)
+		ov_rdir_move(&ov->fds, i->rdirs[0], ov_upper_rdir(to->dir), ov_steal_ptr(a->name));
+	} else if (first) {
 		ov_reach_by_first_name(ov, i);
-	return 0;
+	}
 }
 
 /* Take the name off; true if the inode was reached through it. */
@@ -347,24 +380,14 @@ static bool unname(struct overlay *ov, struct side *s)
 	return first;
 }
 
-static int rename_to(struct overlay *ov, struct ov_inode *i, struct side *to, bool first)
-{
-	int r;
-
-	pthread_mutex_lock(&ov->tab.lock);
-	r = ov_dentry_add_locked(&ov->tab, to->dir, to->name, i, first);
-	pthread_mutex_unlock(&ov->tab.lock);
-	ov_listing_add(ov, to->dir, to->name, i->type);
-	return r < 0 ? r : move_inode(ov, i, to->dir, to->name, first);
-}
-
 /* Namespace lock held for writing, both sides in the upper. */
 static int replace(struct overlay *ov, struct side *old, struct side *new, bool whiteout)
 {
+	cleanup_arrival struct arrival a = {NULL};
 	bool last = false, first;
-	int r = 0;
+	int r = expect(&a, new);
 
-	if (new->i && ov_inode_isdir(new->i))
+	if (r == 0 && new->i && ov_inode_isdir(new->i))
 		r = clear_target_dir(ov, new);
 	if (r == 0 && new->i) {
 		pthread_mutex_lock(&ov->tab.lock);
@@ -387,17 +410,23 @@ static int replace(struct overlay *ov, struct side *old, struct side *new, bool 
 	if (new->i && ov_inode_is(new->i, OV_I_INDEXED))
 		ov_index_drop_unused(ov, new->i);
 	first = unname(ov, old);
-	return rename_to(ov, old->i, new, first);
+	arrive(ov, old->i, new, &a, first);
+	return 0;
 }
 
 static int exchange(struct overlay *ov, struct side *old, struct side *new)
 {
+	cleanup_arrival struct arrival a = {NULL}, b = {NULL};
 	bool first_old, first_new;
 	int r;
 
 	if (!ov->can_exchange)
 		return -EINVAL;
-	r = mark_moved(ov, old, new);
+	r = expect(&a, new);
+	if (r == 0)
+		r = expect(&b, old);
+	if (r == 0)
+		r = mark_moved(ov, old, new);
 	if (r == 0)
 		r = mark_moved(ov, new, old);
 	if (r == 0)
@@ -411,10 +440,9 @@ static int exchange(struct overlay *ov, struct side *old, struct side *new)
 		return r;
 	first_old = unname(ov, old);
 	first_new = unname(ov, new);
-	r = rename_to(ov, old->i, new, first_old);
-	if (r == 0)
-		r = rename_to(ov, new->i, old, first_new);
-	return r;
+	arrive(ov, old->i, new, &a, first_old);
+	arrive(ov, new->i, old, &b, first_new);
+	return 0;
 }
 
 int ov_rename(struct overlay *ov, struct ov_inode *olddir, const char *oldname, struct ov_inode *newdir,

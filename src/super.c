@@ -199,7 +199,7 @@ static int prepare_work(struct overlay *ov)
 
 	if (r < 0)
 		return r;
-	ov_cleanup_tree(ov->workdir_fd, "work", 64); /* leftovers of a crash */
+	(void)ov_cleanup_tree(ov->workdir_fd, "work", 64); /* leftovers of a crash */
 	if (mkdirat(ov->workdir_fd, "work", 0700) < 0 && errno != EEXIST) {
 		r = -errno;
 		ov_error("cannot write to workdir '%s': %s", ov->cfg.work, strerror(errno));
