@@ -134,6 +134,9 @@ static inline struct ov_inode *ov_inode_get(struct overlay *ov, uint64_t nodeid)
 int ov_lookup(struct overlay *ov, struct ov_inode *parent, const char *name, struct ov_entry *out);
 void ov_forget(struct overlay *ov, uint64_t nodeid, uint64_t n);
 
+/* The path of NODEID in the view, for messages: its end if BUF is too small for all of it. */
+const char *ov_path(struct overlay *ov, uint64_t nodeid, char *buf, size_t size);
+
 /* attr.c */
 int ov_getattr(struct overlay *ov, struct ov_inode *i, struct statx *out);
 int ov_setattr(struct overlay *ov, struct ov_inode *i, const struct ov_setattr *set, struct statx *out);

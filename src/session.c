@@ -103,6 +103,16 @@ static bool flush_data(void *arg, uint64_t nodeid)
 	return true;
 }
 
+/* What went wrong, and where. */
+static void log_failure(void *arg, const struct ov_request *rq, int error)
+{
+	struct ov_session *s = arg;
+	char path[512];
+
+	ov_warn("%s at '%s' failed: %s", ov_stats_name(rq->opcode), ov_path(s->ov, rq->nodeid, path, sizeof(path)),
+		strerror(error));
+}
+
 static void wake_main(struct ov_session *s)
 {
 	uint64_t one = 1;
@@ -359,6 +369,8 @@ static int mount_session(struct ov_session *s, struct fuse_args *args)
 	if (r < 0)
 		ov_error("cannot attach to the FUSE session: %s", strerror(-r));
 	s->front.fd = s->fd;
+	s->front.transport.failed = log_failure;
+	s->front.transport.failed_arg = s;
 	return r;
 }
 

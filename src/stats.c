@@ -14,6 +14,11 @@ static const char *const names[OV_STATS_OPS] = {
 	[49] = "REMOVEMAPPING", [50] = "SYNCFS", [51] = "TMPFILE", [52] = "STATX", [53] = "COPY_FILE_RANGE_64",
 };
 
+const char *ov_stats_name(unsigned opcode)
+{
+	return opcode < OV_STATS_OPS && names[opcode] ? names[opcode] : "request";
+}
+
 static size_t print_line(char *buf, size_t size, size_t used, const char *name, unsigned opcode, uint64_t count)
 {
 	char *at = used < size ? buf + used : NULL;

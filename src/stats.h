@@ -21,6 +21,9 @@ static inline void ov_stats_count(struct ov_stats *s, unsigned opcode)
 	__atomic_add_fetch(opcode < OV_STATS_OPS ? &s->ops[opcode] : &s->other, 1, __ATOMIC_RELAXED);
 }
 
+/* The name of an opcode, for messages. */
+const char *ov_stats_name(unsigned opcode);
+
 /* Lines "NAME count" for every opcode seen, into BUF; the length that it takes, as snprintf. */
 size_t ov_stats_print(const struct ov_stats *s, char *buf, size_t size);
 

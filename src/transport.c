@@ -83,6 +83,29 @@ static void patch_init(struct ov_transport *t, const struct iovec *iov, int coun
 	}
 }
 
+/* Errors that no caller has made: something is wrong with the machine or the layers. */
+static bool is_trouble(int error)
+{
+	switch (error) {
+	case EIO:
+	case ENOSPC:
+	case EDQUOT:
+	case ENOMEM:
+	case EMFILE:
+	case ENFILE:
+	case ESTALE:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void tell_trouble(int error)
+{
+	if (error < 0 && is_trouble(-error) && current_transport && current_transport->failed)
+		current_transport->failed(current_transport->failed_arg, &current, -error);
+}
+
 static ssize_t io_read(int fd, void *buf, size_t len, void *userdata OV_UNUSED)
 {
 	return read(fd, buf, len);
@@ -94,6 +117,8 @@ static ssize_t io_writev(int fd, struct iovec *iov, int count, void *userdata OV
 
 	if (current.opcode == FUSE_INIT && current_transport && out->unique == current.unique && out->error == 0)
 		patch_init(current_transport, iov, count);
+	if (out->unique == current.unique)
+		tell_trouble(out->error);
 	return writev(fd, iov, count);
 }
 
@@ -111,6 +136,7 @@ int ov_transport_reply(int fd, int error, const void *data, size_t size)
 	struct iovec iov[2] = {{.iov_base = &out, .iov_len = sizeof(out)},
 			       {.iov_base = (void *)(uintptr_t)data, .iov_len = error ? 0 : size}};
 
+	tell_trouble(error);
 	out.len = (uint32_t)(sizeof(out) + iov[1].iov_len);
 	return writev(fd, iov, error || !size ? 1 : 2) < 0 ? -errno : 0;
 }

@@ -27,6 +27,9 @@ struct ov_transport {
 	struct ov_stats stats;
 	uint64_t offered;     /* INIT flags of the kernel */
 	bool setxattr_ext;    /* SETXATTR requests have the long form */
+	/* a request is answered with ERROR (an errno): to be told to whoever looks after the machine */
+	void (*failed)(void *arg, const struct ov_request *rq, int error);
+	void *failed_arg;
 };
 
 /* Route SE's traffic over its fd through T, which must outlive it. 0 or -errno. */

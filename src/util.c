@@ -67,6 +67,26 @@ int ov_real_get(struct overlay *ov, struct ov_inode *i, struct ov_real *out)
 	return 0;
 }
 
+const char *ov_path(struct overlay *ov, uint64_t nodeid, char *buf, size_t size)
+{
+	struct ov_inode *i = ov_inode_find(&ov->tab, nodeid);
+	size_t pos = size - 1;
+
+	buf[pos] = '\0';
+	pthread_mutex_lock(&ov->tab.lock);
+	for (; i && i->names; i = i->names->parent) {
+		size_t len = strlen(i->names->name);
+
+		if (len + 1 > pos)
+			break; /* the end of a long path is the telling part */
+		pos -= len;
+		memcpy(buf + pos, i->names->name, len);
+		buf[--pos] = '/';
+	}
+	pthread_mutex_unlock(&ov->tab.lock);
+	return buf[pos] ? buf + pos : i == ov->root ? "/" : "a deleted file";
+}
+
 void ov_tmp_name(struct overlay *ov, char *buf)
 {
 	snprintf(buf, 32, "#%llx", (unsigned long long)__atomic_add_fetch(&ov->tmp_counter, 1, __ATOMIC_RELAXED));
