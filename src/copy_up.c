@@ -76,6 +76,19 @@ static int cu_locate(struct cu *c)
 	return r;
 }
 
+static int make_named(struct cu *c)
+{
+	struct overlay *ov = c->ov;
+
+	ov_tmp_name(ov, c->tmp);
+	c->fd = ov_at_open(ov_at_name(ov->work_fd, c->tmp), O_CREAT | O_EXCL | O_RDWR | O_NOATIME, 0600);
+	if (c->fd < 0) {
+		c->tmp[0] = '\0';
+		return c->fd;
+	}
+	return 0;
+}
+
 static int make_regular(struct cu *c)
 {
 	struct overlay *ov = c->ov;
@@ -86,13 +99,7 @@ static int make_regular(struct cu *c)
 		if (c->fd >= 0)
 			return 0;
 	}
-	ov_tmp_name(ov, c->tmp);
-	c->fd = ov_at_open(ov_at_name(ov->work_fd, c->tmp), O_CREAT | O_EXCL | O_RDWR | O_NOATIME, 0600);
-	if (c->fd < 0) {
-		c->tmp[0] = '\0';
-		return c->fd;
-	}
-	return 0;
+	return make_named(c);
 }
 
 static int copy_symlink(struct cu *c)
@@ -641,50 +648,181 @@ static int open_metacopy(struct cu *c)
 	return r < 0 ? r : ov_at_open(real.at, O_RDWR, 0);
 }
 
-/* The data of a metacopy follows: into the upper file, synced, and only then the mark goes. */
+/* Names of the overlay's own xattrs that a metacopy keeps when it becomes a whole file. */
+static int keep_marks(struct cu *c, struct ov_at to)
+{
+	static const enum ov_xname kept[] = {OV_X_ORIGIN, OV_X_PROTATTR, OV_X_PLAIN};
+	int r = 0;
+
+	for (size_t n = 0; r == 0 && n < OV_ARRAY_SIZE(kept); n++) {
+		const char *name = ov_xattr_name(c->ov->xp, kept[n]);
+		ov_cleanup_free char *value = NULL;
+		ssize_t len = ov_at_getxattr_alloc(c->src.at, name, &value);
+
+		if (len != -ENODATA && len != -EOPNOTSUPP)
+			r = len < 0 ? (int)len : ov_at_setxattr(to, name, value, (size_t)len, 0);
+	}
+	return r;
+}
+
+/* What the metacopy says of itself, onto the copy that has the data. */
+static int dress_late(struct cu *c)
+{
+	struct ov_at to = cu_target(c);
+	struct timespec ts[2] = {
+		{.tv_sec = c->stx.stx_atime.tv_sec, .tv_nsec = c->stx.stx_atime.tv_nsec},
+		{.tv_sec = c->stx.stx_mtime.tv_sec, .tv_nsec = c->stx.stx_mtime.tv_nsec},
+	};
+	int r = copy_owner_mode(c, to);
+
+	if (r == 0)
+		r = ov_copy_xattrs(c->ov, c->src.layer, c->src.at, to);
+	if (r == 0)
+		r = keep_marks(c, to);
+	if (r < 0)
+		return r;
+	c->flags_known = false;
+	copy_fileattr(c, to);
+	if (c->size < (off_t)c->stx.stx_size)
+		ts[1].tv_nsec = UTIME_NOW;
+	return ov_at_utimens(to, ts);
+}
+
+/*
+ * May another inode take the place of the metacopy? Not if that has other names, or its own number is the view's, or it may not
+ * be removed. Namespace lock held.
+ */
+static bool is_replaceable(const struct cu *c)
+{
+	const struct ov_inode *i = c->i;
+
+	return !ov_inode_is(i, OV_I_UNLINKED | OV_I_INDEXED) && i->names && !i->rname && c->stx.stx_nlink == 1 &&
+	       !(c->stx.stx_attributes & (STATX_ATTR_APPEND | STATX_ATTR_IMMUTABLE)) &&
+	       i->ino != ov_make_ino(c->ov, ov_inode_layer(i), c->stx.stx_ino);
+}
+
+/* The whole file takes the place and the name of the metacopy. Namespace lock held for writing. */
+static int replace_metacopy(struct cu *c)
+{
+	struct overlay *ov = c->ov;
+	struct ov_inode *i = c->i;
+	struct statx before, stx;
+	int r = dress_late(c);
+
+	OV_CRASH("late-data.ready");
+	if (r == 0)
+		r = ov_at_statx(ov_at_fd(c->fd), STATX_INO, &stx);
+	if (r == 0)
+		r = ov_at_statx(ov_at_fd(c->src.at.fd), STATX_BASIC_STATS, &before);
+	if (r == 0)
+		r = ov_renameat2(ov->work_fd, c->tmp, c->src.at.fd, c->src.at.name, 0);
+	if (r < 0)
+		return r;
+	c->tmp[0] = '\0';
+	OV_CRASH("late-data.replaced");
+	end_appear(c->src.at.fd, &before);
+	if (ov_inode_is(i, OV_I_KEYED))
+		ov_inode_set_key(&ov->tab, i, (struct ov_key){.ino = stx.stx_ino, .fsid = c->src.layer->fsid, .upper = 1});
+	ov_inode_unset(i, OV_I_METACOPY);
+	ov_fdslot_drop(&ov->fds, &i->data->slot);
+	ov_fdslot_drop(&ov->fds, &i->slot); /* an fd on what was replaced */
+	(void)use_fd(c, ov_steal_fd(&c->fd)); /* else it is opened when needed */
+	return 0;
+}
+
+/* The metacopy as it is now: it may be renamed and changed while its data is copied. Namespace lock held. */
+static int locate_metacopy(struct cu *c)
+{
+	int r = ov_real_get(c->ov, c->i, &c->src);
+
+	return r < 0 ? r : ov_statx_real(c->ov, c->src.layer, c->src.at, &c->stx);
+}
+
+/* The data of a metacopy follows: the whole file is made in workdir and replaces it. -EAGAIN where that cannot be. */
+static int replace_late(struct cu *c, unsigned flags, off_t size)
+{
+	struct overlay *ov = c->ov;
+	int r;
+
+	{
+		OV_NS_READ(ov);
+		r = locate_metacopy(c);
+		ov_real_release(&c->src);
+		if (r < 0 || !is_replaceable(c))
+			return r < 0 ? r : -EAGAIN;
+	}
+	c->size = (off_t)c->stx.stx_size;
+	if ((flags & OV_COPY_TRUNC) && size < c->size)
+		c->size = size;
+	r = make_named(c);
+	if (r == 0)
+		r = copy_data(c, c->fd);
+	OV_CRASH("late-data.copied");
+	if (r == 0 && ov->cfg.sync != OV_SYNC_OFF)
+		r = ov_fsync(c->fd, false);
+	OV_CRASH("late-data.synced");
+	if (r < 0)
+		return r;
+	OV_NS_WRITE(ov);
+	r = locate_metacopy(c);
+	if (r == 0)
+		r = is_replaceable(c) ? replace_metacopy(c) : -EAGAIN;
+	ov_real_release(&c->src);
+	return r;
+}
+
+/* Into the metacopy itself, which has other names or no name; synced, and only then the mark goes. */
+static int fill_late(struct cu *c, unsigned flags, off_t size)
+{
+	struct overlay *ov = c->ov;
+	ov_cleanup_free char *cap = NULL;
+	ov_cleanup_fd int fd = open_metacopy(c);
+	struct timespec ts[2];
+	ssize_t cap_len;
+	int r;
+
+	if (fd < 0)
+		return fd;
+	c->size = (off_t)c->stx.stx_size;
+	if ((flags & OV_COPY_TRUNC) && size < c->size)
+		c->size = size;
+	cap_len = ov_at_getxattr_alloc(ov_at_fd(fd), "security.capability", &cap);
+	r = copy_data(c, fd);
+	if (r == 0 && c->size < (off_t)c->stx.stx_size) /* else a crash would leave zeros for what was not copied */
+		r = ftruncate(fd, c->size) < 0 ? -errno : 0;
+	if (r == 0 && cap_len > 0) /* writing the data took it away */
+		r = ov_at_setxattr(ov_at_fd(fd), "security.capability", cap, (size_t)cap_len, 0);
+	OV_CRASH("late-data.filled");
+	if (r == 0 && ov->cfg.sync != OV_SYNC_OFF)
+		r = ov_fsync(fd, false);
+	if (r == 0 && c->size == (off_t)c->stx.stx_size) {
+		ts[0] = (struct timespec){.tv_sec = c->stx.stx_atime.tv_sec, .tv_nsec = c->stx.stx_atime.tv_nsec};
+		ts[1] = (struct timespec){.tv_sec = c->stx.stx_mtime.tv_sec, .tv_nsec = c->stx.stx_mtime.tv_nsec};
+		r = ov_at_utimens(ov_at_fd(fd), ts);
+	}
+	if (r < 0)
+		return r;
+	OV_NS_WRITE(ov);
+	OV_CRASH("late-data.times");
+	r = ov_metacopy_remove(ov_at_fd(fd), ov->xp);
+	OV_CRASH("late-data.unmarked");
+	if (r < 0)
+		return r;
+	ov_inode_unset(c->i, OV_I_METACOPY);
+	ov_fdslot_drop(&ov->fds, &c->i->data->slot);
+	return use_fd(c, ov_steal_fd(&fd));
+}
+
 static int copy_late_data(struct overlay *ov, struct ov_inode *i, unsigned flags, off_t size)
 {
 	struct cu c = {.ov = ov, .i = i, .fd = -1};
-	ov_cleanup_free char *cap = NULL;
-	ov_cleanup_fd int fd = -1;
-	struct timespec ts[2];
-	ssize_t cap_len = -ENODATA;
-	int r = 0;
+	int r = replace_late(&c, flags, size);
 
-	fd = open_metacopy(&c);
-	if (fd < 0)
-		r = fd;
-	if (r == 0) {
-		c.size = (off_t)c.stx.stx_size;
-		if ((flags & OV_COPY_TRUNC) && size < c.size)
-			c.size = size;
-		cap_len = ov_at_getxattr_alloc(ov_at_fd(fd), "security.capability", &cap);
-		r = copy_data(&c, fd);
-		OV_CRASH("late-data.copied");
-	}
-	if (r == 0 && c.size < (off_t)c.stx.stx_size) /* else a crash would leave zeros for what was not copied */
-		r = ftruncate(fd, c.size) < 0 ? -errno : 0;
-	if (r == 0 && cap_len > 0) /* writing the data took it away */
-		r = ov_at_setxattr(ov_at_fd(fd), "security.capability", cap, (size_t)cap_len, 0);
-	OV_CRASH("late-data.capability");
-	if (r == 0 && ov->cfg.sync != OV_SYNC_OFF)
-		r = ov_fsync(fd, false);
-	OV_CRASH("late-data.synced");
-	if (r == 0) {
-		ts[0] = (struct timespec){.tv_sec = c.stx.stx_atime.tv_sec, .tv_nsec = c.stx.stx_atime.tv_nsec};
-		ts[1] = (struct timespec){.tv_sec = c.stx.stx_mtime.tv_sec, .tv_nsec = c.stx.stx_mtime.tv_nsec};
-		r = ov_at_utimens(ov_at_fd(fd), ts);
-	}
-	if (r == 0) {
-		OV_NS_WRITE(ov);
-		OV_CRASH("late-data.times");
-		r = ov_metacopy_remove(ov_at_fd(fd), ov->xp);
-		OV_CRASH("late-data.done");
-		if (r == 0) {
-			ov_inode_unset(i, OV_I_METACOPY);
-			ov_fdslot_drop(&ov->fds, &i->data->slot);
-			r = use_fd(&c, ov_steal_fd(&fd));
-		}
+	cu_release(&c);
+	if (r == -EAGAIN) {
+		c = (struct cu){.ov = ov, .i = i, .fd = -1};
+		r = fill_late(&c, flags, size);
+		cu_release(&c);
 	}
 	return r;
 }
