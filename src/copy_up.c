@@ -220,6 +220,8 @@ static int write_origin(struct cu *c, struct ov_at to)
 	if (!S_ISREG(c->stx.stx_mode) && !S_ISDIR(c->stx.stx_mode) && ov->xp == OV_XP_USER)
 		return 0; /* user.* xattrs exist on files and directories only */
 	r = ov_fh_encode(c->src.at, c->src.layer->uuid, false, &fh);
+	if (r < 0 && r != -EOPNOTSUPP)
+		return r;
 	if (r < 0)
 		fh.len = 0;
 	r = ov_fh_write(to, ov->xp, OV_X_ORIGIN, &fh);
@@ -609,9 +611,13 @@ static int copy_one(struct overlay *ov, struct ov_inode *i, unsigned flags, off_
 			     !ov_inode_is(i, OV_I_UNLINKED);
 		if ((flags & OV_COPY_TRUNC) && size < c.size)
 			c.size = size;
-		c.indexed = ov_index_has(ov, i) && ov_index_name(ov, c.src.layer, c.src.at, c.index_name) == 0;
-		r = prepare(&c);
+		r = ov_index_has(ov, i) ? ov_index_name(ov, c.src.layer, c.src.at, c.index_name) : -EOPNOTSUPP;
+		c.indexed = r == 0;
+		if (r == -EOPNOTSUPP)
+			r = 0; /* any other failure must not break the link */
 	}
+	if (r == 0)
+		r = prepare(&c);
 	if (r == 0)
 		r = commit(&c);
 	if (r < 0 && r != -EAGAIN && r != -EPERM && c.src.rdir)
