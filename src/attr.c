@@ -57,6 +57,8 @@ int ov_statx_real(struct overlay *ov, const struct ov_layer *layer, struct ov_at
 	r = ov_override_read(at, kind, &st);
 	if (r == -EINVAL)
 		ov_warn("layer '%s': malformed stat override ignored", layer->path);
+	if (r == -ENOMEM || r == -EIO || r == -EINTR)
+		return r; /* it may well be there: without it a wrong owner would show */
 	if (r < 0)
 		return 0; /* absent or unreadable: the file speaks for itself */
 	stx->stx_uid = st.uid;
@@ -184,6 +186,7 @@ int ov_kill_suidgid(struct overlay *ov, struct ov_at at)
 static int set_size(struct overlay *ov, struct ov_inode *i, const struct ov_setattr *set)
 {
 	struct ov_fdslot *slot;
+	struct statx stx;
 	int err = 0;
 
 	slot = ov_file_get(ov, i, true, &err);
@@ -192,6 +195,9 @@ static int set_size(struct overlay *ov, struct ov_inode *i, const struct ov_seta
 	do
 		err = ftruncate(slot->fd, set->size) < 0 ? -errno : 0;
 	while (err == -EINTR);
+	/* what was just copied up has this size; an error would leave the kernel with the old one */
+	if (err < 0 && ov_at_statx(ov_at_fd(slot->fd), STATX_SIZE, &stx) == 0 && (off_t)stx.stx_size == set->size)
+		err = 0;
 	if (err == 0 && (set->valid & OV_SET_KILL_SUIDGID))
 		err = ov_kill_suidgid(ov, ov_at_fd(slot->fd));
 	ov_fdslot_unpin(&ov->fds, slot);
@@ -281,6 +287,11 @@ int ov_setattr(struct overlay *ov, struct ov_inode *i, const struct ov_setattr *
 		r = set_ids_and_mode(ov, i, real.at, set);
 	if (r == 0)
 		r = set_times(real.at, set);
+	if (r < 0 && (set->valid & OV_SET_SIZE)) {
+		/* the kernel would go on with the old size; the truncation has set a time, too */
+		ov_warn("truncated, but the times or the owner could not be set: %s", strerror(-r));
+		r = 0;
+	}
 	if (r == 0)
 		r = ov_getattr_locked(ov, i, out);
 	return r;

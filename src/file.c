@@ -195,8 +195,8 @@ ssize_t ov_write(struct overlay *ov, struct ov_inode *i, const void *buf, size_t
 	int err = 0;
 
 	slot = file_get_write(ov, i, &err);
-	if (!slot)
-		return err;
+	if (!slot) /* to try again after EINTR is no use where the kernel writes back and drops the page */
+		return err == -EINTR ? -EIO : err;
 	if (kill_suidgid)
 		n = ov_kill_suidgid(ov, ov_at_fd(slot->fd));
 	if (n == 0 && slot->append)
