@@ -247,6 +247,9 @@ int ov_index_nlink(struct overlay *ov, struct ov_at at, struct statx *stx);
 /* Name NAME in PARENT (in the upper) of indexed I is only in a lower yet: make it a link in the upper. */
 int ov_index_link_up(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, const char *name);
 
+/* Before a name of indexed I comes or goes on disk. 0 or -errno. */
+int ov_index_settle(struct overlay *ov, struct ov_inode *i);
+
 /* A name of indexed I is gone from disk; the last one takes the index entry with it. */
 void ov_index_drop_unused(struct overlay *ov, struct ov_inode *i);
 

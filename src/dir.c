@@ -682,6 +682,8 @@ int ov_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, con
 	    (ov_inode_is(i, OV_I_UNLINKED) && !i->names && !ov_inode_is(i, OV_I_TMPFILE)))
 		return -ENOENT;
 	r = ov_real_get(ov, i, &real);
+	if (r == 0 && ov_inode_is(i, OV_I_INDEXED))
+		r = ov_index_settle(ov, i);
 	if (r == 0)
 		r = link_on_disk(ov, real.at, rdir, d.fd, name, S_ISREG(i->type));
 	if (r < 0)

@@ -199,6 +199,32 @@ int ov_index_check_lower(struct overlay *ov, struct ov_found *f, const char *nam
 	return r < 0 ? r : ov_index_nlink(ov, at, &f->stx);
 }
 
+/*
+ * The count of entry I must hang on the upper's own before a name comes or goes: if the last link_up() could not write it, it
+ * is written now. Where the lower's count cannot be had (no privilege) it stays.
+ */
+int ov_index_settle(struct overlay *ov, struct ov_inode *i)
+{
+	struct ov_at at = ov_at_name(ov->index_fd, i->rname);
+	int delta, r = 0;
+	struct ov_fh origin;
+	struct statx stx;
+	unsigned lower;
+	char base;
+
+	r = ov_nlink_read(at, ov->xp, &base, &delta);
+	if (r == -ENODATA || r == -EINVAL || (r == 0 && base == 'U'))
+		return 0;
+	if (r == 0)
+		r = ov_fh_read(at, ov->xp, OV_X_ORIGIN, &origin);
+	if (r < 0)
+		return r;
+	if (lower_nlink(ov, &origin, &lower) < 0)
+		return 0;
+	r = ov_at_statx(at, STATX_NLINK, &stx);
+	return r < 0 ? r : ov_nlink_write(at, ov->xp, 'U', (int)lower + delta - (int)stx.stx_nlink);
+}
+
 int ov_index_link_up(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, const char *name)
 {
 	struct ov_at at = ov_at_name(ov->index_fd, i->rname);
@@ -210,6 +236,9 @@ int ov_index_link_up(struct overlay *ov, struct ov_inode *i, struct ov_inode *pa
 
 	if (d.fd < 0)
 		return d.fd;
+	r = ov_index_settle(ov, i);
+	if (r < 0)
+		return r;
 	r = ov_probe(ov, rdir, d.fd, name, &stx);
 	if (r != -ENOENT)
 		return r == 1 ? -ENOENT : r;
@@ -238,7 +267,7 @@ int ov_index_link_up(struct overlay *ov, struct ov_inode *i, struct ov_inode *pa
 	OV_CRASH("index.count-upper");
 	if (n < 0) /* it still reads right, from the lower's count */
 		ov_warn("cannot write the link count of index entry '%s': %s", i->rname, strerror(-n));
-	return r;
+	return r < 0 ? r : n;
 }
 
 void ov_index_drop_unused(struct overlay *ov, struct ov_inode *i)
