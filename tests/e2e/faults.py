@@ -6,6 +6,7 @@ the daemon says which call fails and how, and tells what was called.
 """
 
 import struct
+import zlib
 
 from ovtest import *
 import ovtest
@@ -123,12 +124,14 @@ class Change:
     PREP is done before on a program that does not fail. MISSING: calls that fail while it mounts, so that it takes the
     file system for one that lacks them. KERNEL: the kernel's overlay shows the result the same. LATE: names of the file
     whose time comes after its data: the kernel's cache keeps it and sends it at fsync or close. LOOSE: and whose time is not
-    kept by a crash: an inode that has other names cannot be replaced as a whole."""
+    kept by a crash: an inode that has other names cannot be replaced as a whole. UNSURE: names of the file of which the kernel
+    may show, after an error, what it has in its cache."""
 
     def __init__(self, name, *steps, prep=(), opts="", modes=MODES, env=None, missing=None, kernel=True, late=(),
-                 loose=False):
+                 loose=False, unsure=()):
         self.name, self.steps, self.prep, self.opts, self.modes = name, steps, prep, opts, modes
         self.env, self.missing, self.kernel, self.late, self.loose = env, missing, kernel, late, loose
+        self.unsure = set(late) | set(unsure)
 
     def same(self, view, state, before):
         """Is VIEW the STATE, which came after BEFORE?"""
@@ -143,7 +146,7 @@ def _at(fn, *names):
     return lambda ov: fn(*(ov.m(n) for n in names))
 
 
-def _append(name, data="more"):
+def append_synced(name, data="more"):
     """Behind what the lower has, so that it can be done again; on disk when it returns."""
     def go(ov):
         size = os.path.getsize(ov.l(name)) if exists(ov.l(name)) else 0
@@ -177,6 +180,26 @@ def _rename(a, b, flags=0):
     return lambda ov: renameat2(ov.m(a), ov.m(b), flags)
 
 
+def _tmpfile(ov):
+    fd = os.open(ov.m("d"), os.O_TMPFILE | os.O_RDWR, 0o600)
+    try:
+        link_fd(fd, ov.m("d/new"))
+    finally:
+        os.close(fd)
+
+
+def _punch(ov):
+    fd = os.open(ov.m("f"), os.O_RDWR)
+    try:
+        fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 4096, 8192)
+    finally:
+        os.close(fd)
+
+
+def _look(ov):
+    tree_snapshot(ov.mnt)
+
+
 _chmod = lambda name, mode=0o600: lambda ov: os.chmod(ov.m(name), mode)  # noqa: E731
 _unlink = lambda name: _at(os.unlink, name)  # noqa: E731
 _rmdir = lambda name: _at(os.rmdir, name)  # noqa: E731
@@ -194,27 +217,28 @@ NO_LINKS = {"linkat": errno.EPERM}
 
 ALL_CHANGES = [
     # copy-up
-    Change("write", _append("f"), late=("f",)),
-    Change("write-setuid", _append("exe"), late=("exe",)),
-    Change("write-deep", _append("d/sub/deep"), late=("d/sub/deep",)),
-    Change("write-without-links", _append("d/in"), missing=NO_LINKS, late=("d/in",)),
-    Change("truncate", _truncate("f", 100)),
+    Change("write", append_synced("f"), late=("f",)),
+    Change("write-setuid", append_synced("exe"), late=("exe",), modes=ROOT),  # who lacks the privilege loses setuid before
+    Change("write-deep", append_synced("d/sub/deep"), late=("d/sub/deep",)),
+    Change("write-without-links", append_synced("d/in"), missing=NO_LINKS, late=("d/in",)),
+    Change("truncate", _truncate("f", 100), unsure=("f",)),
     Change("chmod", _chmod("f")),
     Change("chown-link", lambda ov: os.lchown(ov.m("sym"), 9, 9)),
     Change("chmod-fifo", _chmod("fifo", 0o611)),
     Change("chmod-dir", _chmod("d", 0o711)),
     Change("setxattr", lambda ov: setx(ov.m("f"), "user.x", "new")),
     Change("utimes", lambda ov: os.utime(ov.m("f"), ns=(OLD + 5, OLD + 5))),
+    Change("punch", _punch, unsure=("f",)),
     Change("metacopy", _chmod("f"), opts=META),
-    Change("late-data", _append("f"), prep=[_chmod("f")], opts=META, late=("f",)),
-    Change("late-data-truncate", _truncate("f", 100), prep=[_chmod("f")], opts=META),
+    Change("late-data", append_synced("f"), prep=[_chmod("f")], opts=META, late=("f",)),
+    Change("late-data-truncate", _truncate("f", 100), prep=[_chmod("f")], opts=META, unsure=("f",)),
     Change("late-data-link", _link("f", "f2"), prep=[_chmod("f")], opts=META),
-    Change("late-data-of-links", _append("h1"), prep=[_chmod("h1")], opts=INDEX + "," + META, modes=ROOT,
+    Change("late-data-of-links", append_synced("h1"), prep=[_chmod("h1")], opts=INDEX + "," + META, modes=ROOT,
            late=("h1", "h2", "hd/h3"), loose=True),
     Change("rename-metacopy", _rename("f", "keep/f"), opts=META),
-    Change("permissions-in-xattrs", _append("f"), _chmod("f"), _create("n"), opts="xattr_permissions=2", kernel=False, late=("f",)),
+    Change("permissions-in-xattrs", append_synced("f"), _chmod("f"), _create("n"), opts="xattr_permissions=2", kernel=False, late=("f",)),
     # creation
-    Change("create", _create("new"), _append("new")),
+    Change("create", _create("new"), append_synced("new"), unsure=("new",)),
     Change("create-in-lower-dir", _create("d/sub/new", 0o2640)),
     Change("create-as-other", _as_other(_create("pub/new", 0o6755))),
     Change("create-over-whiteout", _create("small"), prep=[_unlink("small")]),
@@ -222,21 +246,24 @@ ALL_CHANGES = [
     Change("mkdir-as-other", _as_other(_mkdir("pub/new"))),
     Change("mkdir-over-whiteout", _mkdir("gone"), prep=[_rmtree("gone")]),
     Change("symlink", _symlink("t", "new"), _symlink("t", "small"), prep=[_unlink("small")]),
+    Change("tmpfile", _tmpfile),
     Change("link", _link("small", "l")),
     Change("link-over-whiteout", _link("f", "small"), prep=[_unlink("small")]),
     # removal; whiteouts as xattrs are for the kernel's lowers only
     Change("unlink-lower", _unlink("small"), _unlink("other")),
-    Change("unlink-copied", _unlink("small"), prep=[_append("small")]),
+    Change("unlink-copied", _unlink("small"), prep=[append_synced("small")]),
     Change("unlink-upper", _unlink("new"), prep=[_create("new")]),
     Change("rmdir-lower", _rmdir("e"), prep=[_unlink("e/x")]),
     Change("rmdir-upper", _rmdir("new"), prep=[_mkdir("new")]),
     Change("rmdir-moved", _rmdir("e2"), prep=[_unlink("e/x"), _rename("e", "e2")], opts=REDIRECT, modes=ROOT),
-    Change("oci-unlink", _unlink("small"), _unlink("other"), prep=[_append("other")], env=OCI, kernel=False),
+    Change("oci-unlink", _unlink("small"), _unlink("other"), prep=[append_synced("other")], env=OCI, kernel=False),
     Change("oci-rmdir", _rmdir("e"), prep=[_unlink("e/x")], env=OCI, kernel=False),
     Change("oci-mkdir", _mkdir("gone"), prep=[_rmtree("gone")], env=OCI, kernel=False),
     Change("oci-rename", _rename("small", "n"), _rename("other", "n"), env=OCI, kernel=False),
-    Change("xattr-unlink", _unlink("d/in"), _unlink("other"), prep=[_append("other")], missing=NO_MKNOD, kernel=False),
+    Change("xattr-unlink", _unlink("d/in"), _unlink("other"), prep=[append_synced("other")], missing=NO_MKNOD, kernel=False),
     Change("xattr-rename", _rename("small", "n"), missing=NO_MKNOD, kernel=False),
+    # no change at all
+    Change("look", _look, prep=[_unlink("d/in"), append_synced("keep/one")]),
     # renaming
     Change("rename", _rename("small", "n")),
     Change("rename-upper", _rename("new", "n"), _rename("n", "n2"), prep=[_create("new"), _create("n2")]),
@@ -248,10 +275,11 @@ ALL_CHANGES = [
     Change("rename-new-dir", _rename("new", "gone"), prep=[_rmtree("gone"), _mkdir("new")]),
     Change("rename-dir", _rename("d", "n"), _rename("n", "keep/n"), opts=REDIRECT, modes=ROOT),
     Change("rename-dir-over", _rename("d", "e"), prep=[_unlink("e/x")], opts=REDIRECT, modes=ROOT),
+    Change("rename-dir-over-new", _rename("n1", "n2"), prep=[_mkdir("n1"), _mkdir("n2")]),
     Change("rename-dir-over-whiteout", _rename("d", "gone"), prep=[_rmtree("gone")], opts=REDIRECT, modes=ROOT),
     Change("rename-dir-exchange", _rename("d", "keep/one", RENAME_EXCHANGE), opts=REDIRECT, modes=ROOT),
     # hard links of a lower
-    Change("index-write", _append("h1"), opts=INDEX, modes=ROOT, late=("h1", "h2", "hd/h3")),
+    Change("index-write", append_synced("h1"), opts=INDEX, modes=ROOT, late=("h1", "h2", "hd/h3")),
     Change("index-chmod", _chmod("hd/h3"), prep=[lambda ov: lstat(ov.m("h1"))], opts=INDEX + "," + META, modes=ROOT),
     Change("index-link", _link("h2", "h4"), opts=INDEX, modes=ROOT),
     Change("index-unlink", _unlink("h1"), _unlink("h2"), _unlink("hd/h3"), opts=INDEX, modes=ROOT),
@@ -261,6 +289,13 @@ ALL_CHANGES = [
 
 def changes():
     return [c for c in ALL_CHANGES if ovtest.MODE in c.modes]
+
+
+def sample(change, calls, default):
+    """Numbers of the calls that are tried, from 1: one of OV_FAULTS_SAMPLE, others in each change and mode."""
+    of = int(os.environ.get("OV_FAULTS_SAMPLE", default))
+    first = zlib.crc32((change.name + ovtest.MODE).encode()) % of
+    return range(1 + (first if first < len(calls) else first % max(len(calls), 1)), len(calls) + 1, of)
 
 
 class Layers(Overlay):
@@ -336,6 +371,17 @@ class Layers(Overlay):
         self.umount()
         self.drop()
         return out
+
+    def calls(self, change, classes, do):
+        """The calls that CHANGE makes when DO(self, change) does it; and the crash points that it passes."""
+        self.fresh(change)
+        self.page.watch(classes)
+        do(self, change)
+        calls, points = self.page.calls(), self.page.reached()
+        self.page.rest()
+        self.umount()
+        self.drop()
+        return calls, points
 
     def check_lower(self):
         assert_same(tree_snapshot(self.l(), ino=True), self.lower_before, "lower after", "before")
