@@ -204,10 +204,9 @@ static int set_size(struct overlay *ov, struct ov_inode *i, const struct ov_seta
 	return err;
 }
 
-/* Nothing to set is what chown(path, -1, -1) sends: it moves the ctime and takes setuid and setgid away as any chown does. */
 static int set_ids_and_mode(struct overlay *ov, struct ov_inode *i, struct ov_at at, const struct ov_setattr *set)
 {
-	const bool bare = !(set->valid & ~OV_SET_KILL_SUIDGID);
+	const bool bare = set->valid & OV_SET_OWNER_AGAIN;
 	uid_t uid = -1;
 	gid_t gid = -1;
 	int r;
@@ -270,6 +269,8 @@ int ov_setattr(struct overlay *ov, struct ov_inode *i, const struct ov_setattr *
 
 	if (r)
 		return r < 0 ? r : 0;
+	if (!(set->valid & ~OV_SET_KILL_SUIDGID)) /* nothing that can be set */
+		return ov_getattr(ov, i, out);
 	r = ov_copy_up(ov, i, flags, set->valid & OV_SET_SIZE ? set->size : 0);
 	if (r < 0)
 		return r;

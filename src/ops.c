@@ -214,6 +214,8 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 		if (to_set & FUSE_SET_ATTR_MTIME_NOW)
 			set.mtime.tv_nsec = UTIME_NOW;
 	}
+	if (!set.valid && ((to_set & FUSE_SET_ATTR_CTIME) || !S_ISREG(i->type)))
+		set.valid |= OV_SET_OWNER_AGAIN;
 	if (ov_transport_current()->kill_suidgid)
 		set.valid |= OV_SET_KILL_SUIDGID;
 	r = ov_setattr(front(req)->ov, i, &set, &stx);

@@ -39,6 +39,11 @@ enum {
 	OV_SET_SIZE = 1 << 3,
 	OV_SET_ATIME = 1 << 4,
 	OV_SET_MTIME = 1 << 5,
+	/*
+	 * chown(path, -1, -1): it moves the ctime and takes setuid and setgid away as any chown does. The kernel tells it from
+	 * the removal of privileges at a write, which has nothing to set either, by the ctime it sends for regular files.
+	 */
+	OV_SET_OWNER_AGAIN = 1 << 7,
 	OV_SET_KILL_SUIDGID = 1 << 6, /* with SIZE: clear setuid, and setgid of group-executables */
 };
 
