@@ -6,6 +6,7 @@
 #include <sys/sysmacros.h>
 
 #include "core.h"
+#include "format/index.h"
 
 uid_t ov_uid_to_view(const struct overlay *ov, uid_t uid)
 {
@@ -94,6 +95,29 @@ static void add_data_blocks(struct overlay *ov, struct ov_inode *i, struct statx
 	if (ov_real_get_name(ov, i->data->dir, i->data->name, &real) == 0 &&
 	    ov_at_statx(real.at, STATX_BLOCKS, &data) == 0)
 		stx->stx_blocks = data.stx_blocks;
+}
+
+unsigned ov_protattr(struct overlay *ov, struct ov_inode *i)
+{
+	ov_cleanup_real struct ov_real real = {0};
+	unsigned flags = 0;
+
+	if (!ov_inode_is(i, OV_I_UPPER) || ov_inode_is(i, OV_I_NOPROT) || (!S_ISREG(i->type) && !ov_inode_isdir(i)))
+		return 0;
+	if (ov_real_get(ov, i, &real) < 0 || ov_protattr_read(real.at, ov->xp, &flags) < 0)
+		return 0; /* what comes next will tell why */
+	if (!flags)
+		ov_inode_set(i, OV_I_NOPROT);
+	return flags;
+}
+
+int ov_check_removable(struct overlay *ov, struct ov_inode *i, const struct statx *stx)
+{
+	bool is_protected = ov_inode_is(i, OV_I_UPPER)
+				    ? ov_protattr(ov, i) != 0
+				    : (stx->stx_attributes & (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND)) != 0;
+
+	return is_protected ? -EPERM : 0;
 }
 
 int ov_getattr_locked(struct overlay *ov, struct ov_inode *i, struct statx *out)
@@ -272,6 +296,8 @@ int ov_setattr(struct overlay *ov, struct ov_inode *i, const struct ov_setattr *
 	if (!(set->valid & ~OV_SET_KILL_SUIDGID)) /* nothing that can be set */
 		return ov_getattr(ov, i, out);
 	r = ov_copy_up(ov, i, flags, set->valid & OV_SET_SIZE ? set->size : 0);
+	if (r == -EPERM && set->valid == OV_SET_MTIME && set->mtime.tv_nsec != UTIME_NOW)
+		return ov_getattr(ov, i, out); /* as in set_times() */
 	if (r < 0)
 		return r;
 	OV_TIMES_LOCK(ov, i);

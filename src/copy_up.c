@@ -516,7 +516,7 @@ static int commit_indexed(struct cu *c)
 	keep_append_only(c);
 	switch_file(c, ov->index);
 	i->rname = rname;
-	ov_inode_set(i, OV_I_UPPER | OV_I_INDEXED | OV_I_LOWERNAMES | (c->metacopy ? OV_I_METACOPY : 0));
+	ov_inode_set(i, OV_I_UPPER | OV_I_NOPROT | OV_I_INDEXED | OV_I_LOWERNAMES | (c->metacopy ? OV_I_METACOPY : 0));
 	ov_inode_unset(i, OV_I_LOWERLINKS | (c->metacopy ? 0 : OV_I_METACOPY)); /* the lower may have been a metacopy */
 	ov_inode_set_key(&ov->tab, i, (struct ov_key){.ino = stx.stx_ino, .fsid = ov->index_layer.fsid, .upper = 1});
 	return 0;
@@ -544,7 +544,7 @@ static int commit(struct cu *c)
 			free(i->rname);
 			i->rname = NULL;
 			ov_inode_unset(i, OV_I_METACOPY);
-			ov_inode_set(i, OV_I_UPPER);
+			ov_inode_set(i, OV_I_UPPER | OV_I_NOPROT);
 		}
 		return r;
 	}
@@ -579,7 +579,7 @@ static int commit(struct cu *c)
 		else
 			ov_inode_unset(i, OV_I_METACOPY); /* the lower was one */
 	}
-	ov_inode_set(i, OV_I_UPPER);
+	ov_inode_set(i, OV_I_UPPER | OV_I_NOPROT);
 	if (ov_inode_is(i, OV_I_LOWERLINKS))
 		broken_link(c);
 	return 0;
@@ -894,10 +894,25 @@ static struct ov_inode *next_to_copy(struct overlay *ov, struct ov_inode *i)
 	return i;
 }
 
+/* The same for what is in the upper and was protected by kernel overlayfs. */
+static int check_protattr(struct overlay *ov, struct ov_inode *i, unsigned flags)
+{
+	bool appends = (flags & (OV_COPY_DATA | OV_COPY_TRUNC)) == OV_COPY_DATA || ov_inode_isdir(i);
+	unsigned prot;
+
+	if (!ov_inode_is(i, OV_I_UPPER) || ov_inode_is(i, OV_I_NOPROT) || (flags & OV_COPY_ATTRS))
+		return 0;
+	OV_NS_READ(ov);
+	prot = ov_protattr(ov, i);
+	return (prot & FS_IMMUTABLE_FL) || ((prot & FS_APPEND_FL) && !appends) ? -EPERM : 0;
+}
+
 int ov_copy_up(struct overlay *ov, struct ov_inode *i, unsigned flags, off_t size)
 {
 	int r = ov_want_write(ov);
 
+	if (r == 0)
+		r = check_protattr(ov, i, flags);
 	if (r < 0)
 		return r;
 	while (!is_done(i, flags)) {

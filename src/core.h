@@ -122,6 +122,18 @@ int ov_set_owner_mode(struct overlay *ov, struct ov_at at, const uid_t *uid, con
 /* Writing or truncating without the privilege: setuid, and setgid of a group-executable, go. Upper object AT. */
 int ov_kill_suidgid(struct overlay *ov, struct ov_at at);
 
+/*
+ * FS_APPEND_FL and FS_IMMUTABLE_FL as kernel overlayfs keeps them in overlay.protattr of what is in the upper; 0: neither.
+ * Namespace lock held.
+ */
+unsigned ov_protattr(struct overlay *ov, struct ov_inode *i);
+
+/*
+ * Does chattr(1) protect I, whose attributes are STX, from losing its name or getting another? What the upper's file system
+ * itself knows is left to it. Namespace lock held. 0 or -EPERM.
+ */
+int ov_check_removable(struct overlay *ov, struct ov_inode *i, const struct statx *stx);
+
 /* namei.c */
 
 /* What a search through the layers found. */
@@ -154,13 +166,6 @@ int ov_probe(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name,
 
 /* Does ".wh.NAME" hide NAME of the layers below RDIR? 1, 0, -errno. */
 int ov_probe_oci_whiteout(struct ov_rdir *rdir, int fd, const char *name);
-
-/* A lower file that chattr(1) protects from being removed or renamed? The upper's file system knows that of its own. */
-static inline int ov_check_lower_protected(const struct ov_inode *i, const struct statx *stx)
-{
-	return !ov_inode_is(i, OV_I_UPPER) && (stx->stx_attributes & (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND)) ? -EPERM
-														  : 0;
-}
 
 /* Take over FOUND as a new inode named NAME in PARENT (or find the one that is there). Counts a lookup if COUNT. */
 int ov_instantiate(struct overlay *ov, struct ov_inode *parent, const char *name, struct ov_found *f, bool count,

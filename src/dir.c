@@ -420,6 +420,7 @@ static int adopt(struct creation *c, struct ov_rdir *rdir, int dirfd, struct ov_
 	if (r == 0)
 		r = ov_instantiate(ov, c->parent, c->name, &f, true, &i);
 	if (r == 0) {
+		ov_inode_set(i, OV_I_NOPROT);
 		out->attr = f.stx;
 		ov_attr_to_view(ov, i->ino, false, &out->attr);
 		out->nodeid = i->nodeid;
@@ -547,7 +548,7 @@ int ov_tmpfile(struct overlay *ov, struct ov_inode *parent, mode_t mode, const s
 		return -ENOMEM;
 	i->nlookup = 1;
 	i->rparent = ov_rdir_ref(ov->roots[0]);
-	i->flags |= OV_I_UPPER | OV_I_UNLINKED | OV_I_TMPFILE;
+	i->flags |= OV_I_UPPER | OV_I_NOPROT | OV_I_UNLINKED | OV_I_TMPFILE;
 	i->ino = ov_make_ino(ov, &ov->layers[0], out->attr.stx_ino);
 	slot = ov_fdslot_put(&ov->fds, &i->slot, ov_steal_fd(&fd), OV_SLOT_WRITABLE | OV_SLOT_HELD);
 	if (!slot) {
@@ -648,13 +649,11 @@ static int adopt_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *p
 /* What chattr(1) protects gets no further names. */
 static int check_linkable(struct overlay *ov, struct ov_inode *i)
 {
+	OV_NS_READ(ov);
 	struct statx stx;
-	int r;
+	int r = ov_getattr_locked(ov, i, &stx);
 
-	if (ov_inode_is(i, OV_I_UPPER))
-		return 0; /* its file system says so itself */
-	r = ov_getattr(ov, i, &stx);
-	return r < 0 ? r : ov_check_lower_protected(i, &stx);
+	return r < 0 ? r : ov_check_removable(ov, i, &stx);
 }
 
 int ov_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, const char *name, struct ov_entry *out)
@@ -876,6 +875,12 @@ static int keep_if_last(struct overlay *ov, struct ov_inode *i)
 	return last ? ov_keep_open(ov, i) : 0;
 }
 
+static int check_removable(struct overlay *ov, struct ov_inode *i, const struct statx *stx)
+{
+	OV_NS_READ(ov);
+	return ov_check_removable(ov, i, stx);
+}
+
 static int remove_name(struct overlay *ov, struct ov_inode *parent, const char *name, bool dir)
 {
 	struct ov_entry entry;
@@ -899,7 +904,7 @@ static int remove_name(struct overlay *ov, struct ov_inode *parent, const char *
 	if (dir != ov_inode_isdir(i))
 		r = dir ? -ENOTDIR : -EISDIR;
 	if (r == 0)
-		r = ov_check_lower_protected(i, &entry.attr);
+		r = check_removable(ov, i, &entry.attr);
 	if (r == 0)
 		r = ov_copy_up(ov, parent, 0, 0);
 	if (r == 0 && ov_index_has(ov, i))

@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 
 #include "core.h"
+#include "format/index.h"
 #include "sys/io.h"
 
 #define QUICK_COPY ((size_t)128 * 1024) /* bytes that are copied before another thread takes the requests meanwhile */
@@ -75,6 +76,8 @@ static int open_inode(struct overlay *ov, struct ov_inode *i, bool writable, uns
 		for_writing = false;
 		fd = open_data(real.layer, real.at, false);
 	}
+	if (for_writing && (ov_protattr(ov, i) & FS_APPEND_FL))
+		*flags |= OV_SLOT_APPEND;
 	*flags |= for_writing ? OV_SLOT_WRITABLE : 0;
 	return fd;
 }
@@ -352,8 +355,40 @@ static int do_ioctl(int fd, unsigned cmd, const void *in, size_t in_size, void *
 	return 0;
 }
 
-int ov_ioctl(struct overlay *ov, struct ov_inode *i, unsigned cmd, const void *in, size_t in_size, void *out,
-	     size_t *out_size)
+/* What the kernel's overlay keeps in an xattr is shown as the flags that it stands for. */
+static void add_protattr(struct overlay *ov, struct ov_inode *i, unsigned cmd, void *out)
+{
+	OV_NS_READ(ov);
+	unsigned prot = ov_protattr(ov, i);
+	struct fsxattr fsx;
+	int flags;
+
+	if (cmd == FS_IOC_GETFLAGS) {
+		memcpy(&flags, out, sizeof(flags));
+		flags |= (int)prot;
+		memcpy(out, &flags, sizeof(flags));
+	} else if (cmd == FS_IOC_FSGETXATTR) {
+		memcpy(&fsx, out, sizeof(fsx));
+		fsx.fsx_xflags |= (prot & FS_APPEND_FL ? FS_XFLAG_APPEND : 0) | (prot & FS_IMMUTABLE_FL ? FS_XFLAG_IMMUTABLE : 0);
+		memcpy(out, &fsx, sizeof(fsx));
+	}
+}
+
+/* From now on the flags are those of the upper file itself. */
+static int drop_protattr(struct overlay *ov, struct ov_inode *i)
+{
+	OV_NS_READ(ov);
+	ov_cleanup_real struct ov_real real = {0};
+	int r;
+
+	if (!ov_protattr(ov, i))
+		return 0;
+	r = ov_real_get(ov, i, &real);
+	return r < 0 ? r : ov_protattr_write(real.at, ov->xp, 0);
+}
+
+static int attr_ioctl(struct overlay *ov, struct ov_inode *i, unsigned cmd, const void *in, size_t in_size, void *out,
+		      size_t *out_size)
 {
 	bool set = cmd == FS_IOC_SETFLAGS || cmd == FS_IOC_FSSETXATTR;
 	struct ov_fdslot *slot;
@@ -365,6 +400,8 @@ int ov_ioctl(struct overlay *ov, struct ov_inode *i, unsigned cmd, const void *i
 		return -ENOTTY;
 	if (set) {
 		r = ov_copy_up(ov, i, OV_COPY_ATTRS, 0);
+		if (r == 0)
+			r = drop_protattr(ov, i);
 		if (r < 0)
 			return r;
 	}
@@ -383,5 +420,15 @@ int ov_ioctl(struct overlay *ov, struct ov_inode *i, unsigned cmd, const void *i
 		return r;
 	r = do_ioctl(slot->fd, cmd, in, in_size, out, out_size);
 	ov_fdslot_unpin(&ov->fds, slot);
+	return r;
+}
+
+int ov_ioctl(struct overlay *ov, struct ov_inode *i, unsigned cmd, const void *in, size_t in_size, void *out,
+	     size_t *out_size)
+{
+	int r = attr_ioctl(ov, i, cmd, in, in_size, out, out_size);
+
+	if (r == 0 && *out_size)
+		add_protattr(ov, i, cmd, out);
 	return r;
 }

@@ -47,6 +47,7 @@ enum {
 	OV_I_INDEXED = 1 << 10, /* hard links of a lower kept together through the index */
 	OV_I_TMPFILE = 1 << 11, /* made by O_TMPFILE: may get a name */
 	OV_I_LOWERLINKS = 1 << 12, /* a lower file with several names, each its own inode here unless there is an index */
+	OV_I_NOPROT = 1 << 14,  /* known to have no overlay.protattr */
 	OV_I_LOWERNAMES = 1 << 13, /* indexed: some of its names here may be in a lower only */
 };
 

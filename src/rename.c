@@ -44,7 +44,7 @@ static int look(struct overlay *ov, struct side *s)
 		return r;
 	s->nodeid = entry.nodeid;
 	s->i = ov_inode_find(&ov->tab, entry.nodeid);
-	return ov_check_lower_protected(s->i, &entry.attr);
+	return ov_check_removable(ov, s->i, &entry.attr);
 }
 
 /* May this object be moved at all? A directory with a lower part needs a redirect. */

@@ -803,6 +803,38 @@ def test_immutable_and_append_only():
 
 
 @test(modes=("root",))
+def test_what_kernel_overlayfs_protects_is_protected():
+    """chattr +i and +a on an upper file are kept in overlay.protattr by the kernel's overlay."""
+    with Overlay({"i": "i", "a": "a", "d": {}}, mount=False) as ov:
+        with ov.by_kernel() as mnt:
+            set_flags(mnt + "/i", get_flags(mnt + "/i") | FS_IMMUTABLE_FL)
+            set_flags(mnt + "/a", get_flags(mnt + "/a") | FS_APPEND_FL)
+        eq(getx(ov.u("i"), "trusted.overlay.protattr"), b"i")
+        ov.mount()
+        for n, flag in (("i", FS_IMMUTABLE_FL), ("a", FS_APPEND_FL)):
+            f = ov.m(n)
+            ok(get_flags(f) & flag, n)
+            fails(errno.EPERM, os.unlink, f)
+            fails(errno.EPERM, os.rename, f, ov.m("d/x"))
+            fails(errno.EPERM, os.link, f, ov.m("d/x"))
+            fails(errno.EPERM, os.chmod, f, 0o777)
+            fails(errno.EPERM, os.truncate, f, 0)
+            fails(errno.EPERM, os.setxattr, f, "user.x", b"1")
+        append(ov.m("a"), "ppended")
+        eq((read(ov.m("a")), read(ov.m("i"))), (b"appended", b"i"))
+        ov.umount()
+        with ov.by_kernel() as mnt:
+            fails(errno.EPERM, os.unlink, mnt + "/i")
+            eq(read(mnt + "/a"), b"appended")
+        ov.mount()
+        for n in "ia":
+            set_flags(ov.m(n), get_flags(ov.m(n)) & ~(FS_IMMUTABLE_FL | FS_APPEND_FL))
+            eq(getx(ov.u(n), "trusted.overlay.protattr"), None)
+            os.chmod(ov.m(n), 0o600)
+            os.unlink(ov.m(n))
+
+
+@test(modes=("root",))
 def test_flags_stay_at_copy_up():
     want = FS_NOATIME_FL | (0 if IS_KERNEL else FS_NODUMP_FL)
     with Overlay({"d": {"f": "x", "empty": ""}}, mount=False) as ov:
