@@ -680,6 +680,8 @@ int ov_lookup_locked(struct overlay *ov, struct ov_inode *parent, const char *na
 	r = lookup_known(ov, parent, name, count, out);
 	if (r)
 		return r < 0 ? r : 0;
+	if (strlen(name) > NAME_MAX)
+		return -ENAMETOOLONG; /* which no listing says */
 	if (ov_listing_where(ov, parent, name, &first) == -ENOENT)
 		return 0;
 	return lookup_new(ov, parent, name, first, count, out);

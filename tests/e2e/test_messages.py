@@ -304,6 +304,7 @@ def test_names_in_many_layers_follow_changes():
         for when in ("looked up", "listed"):
             for i in range(8):
                 ok(not os.path.lexists(ov.m("d/none%d" % i)))
+            fails(errno.ENAMETOOLONG, os.lstat, ov.m("d/" + "n" * 256))
             if when == "listed":
                 names(ov.m("d"))
             want = {n: read(ov.m("d/" + n)) for n in names(ov.m("d"))}

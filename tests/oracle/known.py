@@ -121,7 +121,7 @@ def _repeats(diff):
 
 
 def _nameless(diff):
-    return diff.kind == "step" and diff.op[0].startswith("h") and diff.ref == "EEXIST" and diff.ours is None
+    return diff.kind == "step" and diff.op[0].startswith("h") and diff.ref == "EEXIST" and not isinstance(diff.ours, str)
 
 
 def _late_mtime(diff):

@@ -35,7 +35,7 @@ def main():
     if not prog:
         print("1..0 # SKIP fuse-overlay is not built (set FUSE_OVERLAY)")
         return 0
-    args = ["--prog", prog, "--seeds", os.environ.get("ORACLE_SEEDS", "1..12"), "--ops", "300", "--time-limit", "150",
+    args = ["--prog", prog, "--seeds", os.environ.get("ORACLE_SEEDS", "1..40"), "--ops", "300", "--time-limit", "150",
             "--shrink-time", "45", "--max-failures", "5"]
     args += ["--options", os.environ.get("ORACLE_OPTIONS", "all")]
     return cli.main(args + os.environ.get("ORACLE_ARGS", "").split())
