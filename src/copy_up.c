@@ -611,7 +611,7 @@ static int copy_one(struct overlay *ov, struct ov_inode *i, unsigned flags, off_
 			     !ov_inode_is(i, OV_I_UNLINKED);
 		if ((flags & OV_COPY_TRUNC) && size < c.size)
 			c.size = size;
-		r = ov_index_has(ov, i) ? ov_index_name(ov, c.src.layer, c.src.at, c.index_name) : -EOPNOTSUPP;
+		r = ov_index_has(ov, i) ? ov_index_name(c.src.layer, c.src.at, c.index_name) : -EOPNOTSUPP;
 		c.indexed = r == 0;
 		if (r == -EOPNOTSUPP)
 			r = 0; /* any other failure must not break the link */

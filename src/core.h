@@ -237,7 +237,7 @@ int ov_dir_props(struct overlay *ov, struct ov_inode *dir, struct statx *stx);
 int ov_index_open(struct overlay *ov);
 
 /* Name in the index of object LOWER of LAYER. 0, -EOPNOTSUPP without handles, -errno. */
-int ov_index_name(struct overlay *ov, const struct ov_layer *layer, struct ov_at lower, char name[OV_INDEX_NAME]);
+int ov_index_name(const struct ov_layer *layer, struct ov_at lower, char name[OV_INDEX_NAME]);
 
 /* F is a file of the upper with origin ORIGIN: if it is in the index it is reached through that from now on. */
 struct ov_fh;
@@ -267,7 +267,9 @@ static inline bool ov_index_takes(const struct overlay *ov, unsigned type)
 /* Is, or becomes at copy-up, I part of the index? */
 static inline bool ov_index_has(const struct overlay *ov, const struct ov_inode *i)
 {
-	return ov_index_takes(ov, i->type) && (ov_inode_is(i, OV_I_INDEXED) || (ov_inode_is(i, OV_I_LOWERLINKS) && !ov_inode_is(i, OV_I_UPPER)));
+	bool will_be = ov_inode_is(i, OV_I_LOWERLINKS) && !ov_inode_is(i, OV_I_UPPER);
+
+	return ov_index_takes(ov, i->type) && (ov_inode_is(i, OV_I_INDEXED) || will_be);
 }
 
 /* listing hooks, readdir.c: NAME appeared in or went from DIR. Namespace lock held. */

@@ -32,12 +32,11 @@ static int index_name(const struct ov_fh *fh, char name[OV_INDEX_NAME])
 	return 0;
 }
 
-int ov_index_name(struct overlay *ov, const struct ov_layer *layer, struct ov_at lower, char name[OV_INDEX_NAME])
+int ov_index_name(const struct ov_layer *layer, struct ov_at lower, char name[OV_INDEX_NAME])
 {
 	struct ov_fh fh;
 	int r = ov_fh_encode(lower, layer->uuid, false, &fh);
 
-	(void)ov;
 	return r < 0 ? r : index_name(&fh, name);
 }
 
@@ -174,7 +173,7 @@ int ov_index_check_lower(struct overlay *ov, struct ov_found *f, const char *nam
 		return 0;
 	r = ov_real_get_name(ov, f->rparent, f->rname ? f->rname : name, &real);
 	if (r == 0)
-		r = ov_index_name(ov, real.layer, real.at, hex);
+		r = ov_index_name(real.layer, real.at, hex);
 	if (r < 0)
 		return r == -EOPNOTSUPP ? 0 : r;
 	at = ov_at_name(ov->index_fd, hex);

@@ -461,8 +461,13 @@ int ov_session_start(struct ov_session *s)
 
 	ov_poller_init(&s->poller, s->fd, s->params->poll);
 	s->share = s->poller.cpus > 1;
-
-	s->ov->hooks = (struct ov_hooks){.arg = s, .will_block = hand_on, .flush_data = flush_data, .inval_attr = inval_attr, .inval_dir = inval_dir};
+	s->ov->hooks = (struct ov_hooks){
+		.arg = s,
+		.will_block = hand_on,
+		.flush_data = flush_data,
+		.inval_attr = inval_attr,
+		.inval_dir = inval_dir,
+	};
 	for (unsigned n = 0; n < want; n++) {
 		int r = pthread_create(&s->threads[n], NULL, worker, s);
 
