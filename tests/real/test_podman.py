@@ -248,7 +248,7 @@ class Containers:
             out = self.podman("run", "--rm", "--pull=never", *flags, "localhost/" + image, "sh", "-ec", script, **kw)
             if out:
                 break
-            print("no output, status 0: podman has lost it, once more")  # seen once in 1500 runs, on a busy machine
+            print("no output, status 0: podman has lost it, once more")  # seen once, on a busy machine
         return out
 
     def inside(self, script, **kw):
