@@ -476,21 +476,10 @@ static void broken_link(struct cu *c)
 /* Remember where the data of a fresh metacopy is. */
 static int remember_data(struct cu *c)
 {
-	struct ov_lowerdata *data;
-
 	if (c->i->data)
 		return 0; /* the lower was a metacopy itself */
-	data = calloc(1, sizeof(*data));
-	if (!data)
-		return -ENOMEM;
-	data->name = strdup(c->src_name);
-	if (!data->name) {
-		free(data);
-		return -ENOMEM;
-	}
-	data->dir = ov_rdir_ref(c->i->rparent);
-	c->i->data = data;
-	return 0;
+	c->i->data = ov_lowerdata_new(c->i->rparent, c->src_name);
+	return c->i->data ? 0 : -ENOMEM;
 }
 
 /* The copy of a file with several names goes into the index first, and from there to its names. */
@@ -586,15 +575,21 @@ static int commit(struct cu *c)
 }
 
 /* What chattr(1) forbids: any change of an immutable file but of its flags, and all but appending to an append-only one. */
-static int check_protected(const struct cu *c, unsigned flags)
+static int check_change(unsigned prot, bool dir, unsigned flags)
 {
-	bool appends = (flags & (OV_COPY_DATA | OV_COPY_TRUNC)) == OV_COPY_DATA || S_ISDIR(c->stx.stx_mode);
+	bool appends = (flags & (OV_COPY_DATA | OV_COPY_TRUNC)) == OV_COPY_DATA || dir;
 
 	if (flags & OV_COPY_ATTRS)
 		return 0;
-	if (c->stx.stx_attributes & STATX_ATTR_IMMUTABLE)
-		return -EPERM;
-	return (c->stx.stx_attributes & STATX_ATTR_APPEND) && !appends ? -EPERM : 0;
+	return (prot & FS_IMMUTABLE_FL) || ((prot & FS_APPEND_FL) && !appends) ? -EPERM : 0;
+}
+
+static int check_protected(const struct cu *c, unsigned flags)
+{
+	unsigned prot = (c->stx.stx_attributes & STATX_ATTR_IMMUTABLE ? FS_IMMUTABLE_FL : 0) |
+			(c->stx.stx_attributes & STATX_ATTR_APPEND ? FS_APPEND_FL : 0);
+
+	return check_change(prot, S_ISDIR(c->stx.stx_mode), flags);
 }
 
 static int copy_one(struct overlay *ov, struct ov_inode *i, unsigned flags, off_t size)
@@ -897,14 +892,10 @@ static struct ov_inode *next_to_copy(struct overlay *ov, struct ov_inode *i)
 /* The same for what is in the upper and was protected by kernel overlayfs. */
 static int check_protattr(struct overlay *ov, struct ov_inode *i, unsigned flags)
 {
-	bool appends = (flags & (OV_COPY_DATA | OV_COPY_TRUNC)) == OV_COPY_DATA || ov_inode_isdir(i);
-	unsigned prot;
-
 	if (!ov_inode_is(i, OV_I_UPPER) || ov_inode_is(i, OV_I_NOPROT) || (flags & OV_COPY_ATTRS))
 		return 0;
 	OV_NS_READ(ov);
-	prot = ov_protattr(ov, i);
-	return (prot & FS_IMMUTABLE_FL) || ((prot & FS_APPEND_FL) && !appends) ? -EPERM : 0;
+	return check_change(ov_protattr(ov, i), ov_inode_isdir(i), flags);
 }
 
 int ov_copy_up(struct overlay *ov, struct ov_inode *i, unsigned flags, off_t size)

@@ -59,6 +59,18 @@ static int lower_nlink(struct overlay *ov, const struct ov_fh *fh, unsigned *nli
 	return r;
 }
 
+/* The same for the lower that index entry AT came from. 0, also with *NLINK 0 where that cannot be found out, or -errno. */
+static int origin_nlink(struct overlay *ov, struct ov_at at, unsigned *nlink)
+{
+	struct ov_fh origin;
+	int r = ov_fh_read(at, ov->xp, OV_X_ORIGIN, &origin);
+
+	*nlink = 0;
+	if (r == 0)
+		(void)lower_nlink(ov, &origin, nlink);
+	return r;
+}
+
 /* Names in the view, from what overlay.nlink says of an object with UPPER names on disk. LOWER: 0 if not known. */
 static int view_nlink(struct ov_at at, int xp, unsigned upper, unsigned lower, unsigned *nlink)
 {
@@ -79,12 +91,11 @@ static int view_nlink(struct ov_at at, int xp, unsigned upper, unsigned lower, u
 
 int ov_index_nlink(struct overlay *ov, struct ov_at at, struct statx *stx)
 {
-	unsigned n, lower = 0;
-	struct ov_fh origin;
+	unsigned n, lower;
 	int r = view_nlink(at, ov->xp, stx->stx_nlink, 0, &n);
 
 	/* relative to the lower's count: the last link_up() could not finish */
-	if (r == -ENODATA && ov_fh_read(at, ov->xp, OV_X_ORIGIN, &origin) == 0 && lower_nlink(ov, &origin, &lower) == 0)
+	if (r == -ENODATA && origin_nlink(ov, at, &lower) == 0 && lower > 0)
 		r = view_nlink(at, ov->xp, stx->stx_nlink, lower, &n);
 	if (r == 0)
 		stx->stx_nlink = n;
@@ -95,15 +106,32 @@ int ov_index_nlink(struct overlay *ov, struct ov_at at, struct statx *stx)
 	return 0;
 }
 
-/* A crash during link_up() leaves a count relative to the lower: put it right while the lower's own count is known. */
-static void settle_nlink(struct overlay *ov, struct ov_at at, unsigned upper, unsigned lower)
+/*
+ * The count of entry AT must hang on the upper's own before a name comes or goes: if a crash or an error left it relative to
+ * LOWER, the lower's count (0: to be found out), it is written anew. Without the privilege to find out it stays.
+ */
+static int settle_nlink(struct overlay *ov, struct ov_at at, unsigned lower)
 {
+	struct statx stx;
+	int delta, r;
 	char base;
-	int delta, r = ov_nlink_read(at, ov->xp, &base, &delta);
 
-	if (r < 0 || base != 'L' || lower == 0)
-		return;
-	r = ov_nlink_write(at, ov->xp, 'U', (int)lower + delta - (int)upper);
+	r = ov_nlink_read(at, ov->xp, &base, &delta);
+	if (r == -ENODATA || r == -EINVAL || (r == 0 && base == 'U'))
+		return 0;
+	if (r == 0 && lower == 0)
+		r = origin_nlink(ov, at, &lower);
+	if (r < 0 || lower == 0)
+		return r;
+	r = ov_at_statx(at, STATX_NLINK, &stx);
+	return r < 0 ? r : ov_nlink_write(at, ov->xp, 'U', (int)lower + delta - (int)stx.stx_nlink);
+}
+
+/* The same at a lookup, which does not fail of it: the count is right in the view already. */
+static void try_settle(struct overlay *ov, struct ov_at at, unsigned lower)
+{
+	int r = settle_nlink(ov, at, lower);
+
 	if (r < 0)
 		ov_warn("cannot correct the link count of an index entry: %s", strerror(-r));
 }
@@ -112,7 +140,6 @@ static void settle_nlink(struct overlay *ov, struct ov_at at, unsigned upper, un
 int ov_index_check_upper(struct overlay *ov, struct ov_found *f, const struct ov_fh *origin)
 {
 	char name[OV_INDEX_NAME];
-	unsigned lower = 0;
 	struct statx stx;
 	int r;
 
@@ -123,8 +150,7 @@ int ov_index_check_upper(struct overlay *ov, struct ov_found *f, const struct ov
 		return 0; /* a hard link made in the upper alone */
 	if (r < 0)
 		return r;
-	(void)lower_nlink(ov, origin, &lower);
-	settle_nlink(ov, ov_at_name(ov->index_fd, name), stx.stx_nlink, lower);
+	try_settle(ov, ov_at_name(ov->index_fd, name), 0);
 	free(f->rname);
 	f->rname = strdup(name);
 	if (!f->rname)
@@ -138,7 +164,6 @@ int ov_index_check_upper(struct overlay *ov, struct ov_found *f, const struct ov
 /* The data of a metacopy in the index is in the lower file by whose name it was found. */
 static int take_metacopy(struct overlay *ov, struct ov_found *f, struct ov_at at, const char *name)
 {
-	struct ov_lowerdata *data;
 	struct ov_metacopy mc = {0};
 	int r = S_ISREG(f->stx.stx_mode) ? ov_metacopy_read(at, ov->xp, &mc) : 0;
 
@@ -147,17 +172,8 @@ static int take_metacopy(struct overlay *ov, struct ov_found *f, struct ov_at at
 	f->metacopy = mc.present;
 	if (!f->metacopy || f->data)
 		return 0;
-	data = calloc(1, sizeof(*data));
-	if (!data)
-		return -ENOMEM;
-	data->name = strdup(f->rname ? f->rname : name);
-	if (!data->name) {
-		free(data);
-		return -ENOMEM;
-	}
-	data->dir = ov_rdir_ref(f->rparent);
-	f->data = data;
-	return 0;
+	f->data = ov_lowerdata_new(f->rparent, f->rname ? f->rname : name);
+	return f->data ? 0 : -ENOMEM;
 }
 
 int ov_index_check_lower(struct overlay *ov, struct ov_found *f, const char *name)
@@ -184,7 +200,7 @@ int ov_index_check_lower(struct overlay *ov, struct ov_found *f, const char *nam
 		ov_warn("index entry '%s' does not fit the lower file '%s': remove it or mount with index=off", hex, name);
 		return -EIO;
 	}
-	settle_nlink(ov, at, stx.stx_nlink, f->stx.stx_nlink);
+	try_settle(ov, at, f->stx.stx_nlink);
 	rname = strdup(hex);
 	if (!rname)
 		return -ENOMEM;
@@ -198,30 +214,9 @@ int ov_index_check_lower(struct overlay *ov, struct ov_found *f, const char *nam
 	return r < 0 ? r : ov_index_nlink(ov, at, &f->stx);
 }
 
-/*
- * The count of entry I must hang on the upper's own before a name comes or goes: if the last link_up() could not write it, it
- * is written now. Where the lower's count cannot be had (no privilege) it stays.
- */
 int ov_index_settle(struct overlay *ov, struct ov_inode *i)
 {
-	struct ov_at at = ov_at_name(ov->index_fd, i->rname);
-	int delta, r = 0;
-	struct ov_fh origin;
-	struct statx stx;
-	unsigned lower;
-	char base;
-
-	r = ov_nlink_read(at, ov->xp, &base, &delta);
-	if (r == -ENODATA || r == -EINVAL || (r == 0 && base == 'U'))
-		return 0;
-	if (r == 0)
-		r = ov_fh_read(at, ov->xp, OV_X_ORIGIN, &origin);
-	if (r < 0)
-		return r;
-	if (lower_nlink(ov, &origin, &lower) < 0)
-		return 0;
-	r = ov_at_statx(at, STATX_NLINK, &stx);
-	return r < 0 ? r : ov_nlink_write(at, ov->xp, 'U', (int)lower + delta - (int)stx.stx_nlink);
+	return settle_nlink(ov, ov_at_name(ov->index_fd, i->rname), 0);
 }
 
 int ov_index_link_up(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, const char *name)

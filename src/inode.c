@@ -131,6 +131,21 @@ static void inode_free(struct ov_itable *t, struct ov_inode *i)
 	free(i);
 }
 
+struct ov_lowerdata *ov_lowerdata_new(struct ov_rdir *dir, const char *name)
+{
+	struct ov_lowerdata *data = calloc(1, sizeof(*data));
+
+	if (!data)
+		return NULL;
+	data->name = strdup(name);
+	if (!data->name) {
+		free(data);
+		return NULL;
+	}
+	data->dir = ov_rdir_ref(dir);
+	return data;
+}
+
 void ov_inode_discard(struct ov_itable *t, struct ov_inode *i)
 {
 	inode_free(t, i);

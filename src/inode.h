@@ -69,6 +69,9 @@ struct ov_lowerdata {
 	struct ov_fdslot *slot; /* open fd, if any, while the file is a metacopy (under the fd cache's lock) */
 };
 
+/* DIR is counted, NAME copied. NULL: no memory. */
+struct ov_lowerdata *ov_lowerdata_new(struct ov_rdir *dir, const char *name);
+
 struct ov_inode {
 	struct ov_inode *id_next;
 	struct ov_inode *key_next;

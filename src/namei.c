@@ -286,17 +286,9 @@ static int check_metacopy(struct search *s, const struct ov_layer *layer, struct
 
 static int found_data(struct search *s, struct ov_rdir *base, const char *name)
 {
-	struct ov_lowerdata *data = calloc(1, sizeof(*data));
-
-	if (!data)
+	s->f->data = ov_lowerdata_new(base, name);
+	if (!s->f->data)
 		return -ENOMEM;
-	data->name = strdup(name);
-	if (!data->name) {
-		free(data);
-		return -ENOMEM;
-	}
-	data->dir = ov_rdir_ref(base);
-	s->f->data = data;
 	s->stop = true;
 	return 0;
 }

@@ -50,7 +50,6 @@ struct ov_session {
 	pthread_mutex_t leader;
 	struct ov_poller poller;  /* under LEADER */
 	uint32_t last_pid;        /* of the requests, under LEADER */
-	bool share;               /* there are cores for several threads */
 	unsigned mixed;           /* so many more requests are expected to have company */
 };
 
@@ -140,7 +139,7 @@ static void share_work(struct ov_session *s, const struct fuse_buf *buf)
 	uint32_t pid = ((const struct fuse_in_header *)buf->mem)->pid;
 	struct pollfd pfd = {.fd = s->fd, .events = POLLIN};
 
-	if (!s->share)
+	if (s->poller.cpus < 2)
 		return;
 	if (pid && pid != s->last_pid) { /* 0: the kernel's own writing back */
 		s->mixed = SIDE_BY_SIDE;
@@ -401,7 +400,7 @@ int ov_session_mount(struct ov_session **out, struct overlay *ov, const struct o
 	*out = NULL;
 	if (!s)
 		return -ENOMEM;
-	s->fd = s->event = -1;
+	s->fd = s->event = s->poller.load_fd = -1;
 	s->ov = ov;
 	s->params = p;
 	s->front.ov = ov;
@@ -460,7 +459,6 @@ int ov_session_start(struct ov_session *s)
 	unsigned want = thread_count(s->params);
 
 	ov_poller_init(&s->poller, s->fd, s->params->poll);
-	s->share = s->poller.cpus > 1;
 	s->ov->hooks = (struct ov_hooks){
 		.arg = s,
 		.will_block = hand_on,
@@ -627,6 +625,7 @@ void ov_session_free(struct ov_session *s)
 			fuse_session_unmount(s->se);
 		fuse_session_destroy(s->se);
 	}
+	ov_poller_destroy(&s->poller);
 	if (s->event >= 0)
 		close(s->event);
 	pthread_mutex_destroy(&s->leader);
