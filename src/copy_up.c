@@ -308,9 +308,10 @@ static int keep_nameless(struct cu *c)
 	if (c->tmp[0])
 		ov_cleanup_tmp(ov, c->tmp);
 	c->tmp[0] = '\0';
-	slot = ov_fdslot_put(&ov->fds, &c->i->slot, fd, OV_SLOT_HELD | (reg ? OV_SLOT_WRITABLE : 0));
+	slot = ov_fdslot_put(&ov->fds, &c->i->slot, fd, reg ? OV_SLOT_WRITABLE : 0);
 	if (!slot)
 		return -ENOMEM;
+	ov_fdslot_hold(&ov->fds, &c->i->slot, &c->i->held_fd);
 	ov_fdslot_unpin(&ov->fds, slot);
 	return 0;
 }
@@ -627,11 +628,12 @@ static int copy_one(struct overlay *ov, struct ov_inode *i, unsigned flags, off_
 static int use_fd(struct cu *c, int fd)
 {
 	struct overlay *ov = c->ov;
-	unsigned held = ov_inode_is(c->i, OV_I_UNLINKED) ? OV_SLOT_HELD : 0;
-	struct ov_fdslot *slot = ov_fdslot_put(&ov->fds, &c->i->slot, fd, OV_SLOT_WRITABLE | held);
+	struct ov_fdslot *slot = ov_fdslot_put(&ov->fds, &c->i->slot, fd, OV_SLOT_WRITABLE);
 
 	if (!slot)
 		return -ENOMEM;
+	if (ov_inode_is(c->i, OV_I_UNLINKED))
+		ov_fdslot_hold(&ov->fds, &c->i->slot, &c->i->held_fd);
 	ov_fdslot_unpin(&ov->fds, slot);
 	return 0;
 }

@@ -77,6 +77,9 @@ static inline struct ov_layer *ov_inode_layer(const struct ov_inode *i)
 	return i->rparent->layer;
 }
 
+/* Put "/PART" in front of what is at *POS of BUF. 0 or -ENAMETOOLONG. */
+int ov_prepend(char *buf, size_t *pos, const char *part);
+
 /* A name for a temporary in workdir/work: unique in this mount. BUF: 32 bytes. */
 void ov_tmp_name(struct overlay *ov, char *buf);
 
@@ -153,6 +156,15 @@ struct ov_found {
 };
 void ov_found_clear(struct overlay *ov, struct ov_found *f);
 
+/*
+ * The identity under which other names of the same object find it; false: each name is an inode of its own. *KEEP: there may be
+ * such names. A single name in the upper may be the last one of an object that is open through a name that is gone.
+ */
+bool ov_found_key(const struct overlay *ov, const struct ov_found *f, struct ov_key *key, bool *keep);
+
+/* I, which has none, gets the real objects of F, and *FLAGS (OV_I_*) what is to be said of them. */
+void ov_inode_fill(struct ov_inode *i, struct ov_found *f, unsigned *flags);
+
 /* Search NAME below PARENT, from layer position FIRST of its rdirs on. Namespace lock held. 0 also if not found. */
 int ov_search(struct overlay *ov, struct ov_inode *parent, const char *name, unsigned first, struct ov_found *f);
 
@@ -175,6 +187,25 @@ int ov_instantiate(struct overlay *ov, struct ov_inode *parent, const char *name
 int ov_lookup_locked(struct overlay *ov, struct ov_inode *parent, const char *name, bool count, struct ov_entry *out);
 int ov_lookup_from(struct overlay *ov, struct ov_inode *parent, const char *name, unsigned first, bool count,
 		   struct ov_entry *out);
+
+/* super.c */
+
+/* The layers of the root directory for the recovered inode ROOT. 0 or -errno. */
+int ov_reopen_root(struct overlay *ov, struct ov_inode *root);
+
+/* Remove the temporaries that a worker left in workdir/work, and look again at what it wrote in the upper's root. */
+void ov_clean_work(struct overlay *ov);
+
+/* revive.c */
+
+/* Find the object of a stale inode again, its parents' first. Namespace lock held. 0; -ESTALE: it is lost; -errno. */
+int ov_revive_locked(struct overlay *ov, struct ov_inode *i);
+
+/* Is the request that is being served the repetition of one that a worker may have carried out before it died? */
+static inline bool ov_is_repeat(const struct overlay *ov)
+{
+	return ov->hooks.is_repeat && ov->hooks.is_repeat(ov->hooks.arg);
+}
 
 /* copy_up.c */
 

@@ -447,6 +447,24 @@ static int check_new_name(const struct overlay *ov, const struct ov_inode *paren
 	return ov_want_write(ov);
 }
 
+/* What this request has made before, in a worker that then died, is its result. Namespace lock held. */
+static int take_made(struct creation *c, int dirfd, struct ov_entry *out)
+{
+	int r = ov_lookup_locked(c->ov, c->parent, c->name, true, out);
+
+	if (r < 0)
+		return r;
+	if (!out->nodeid)
+		return -EEXIST;
+	if ((out->attr.stx_mode & S_IFMT) != (c->mode & S_IFMT)) {
+		ov_inode_forget(&c->ov->tab, out->nodeid, 1);
+		return -EEXIST;
+	}
+	if (S_ISDIR(c->mode) && (c->mode & 07000) && !c->acl_len) /* mkdir(2) may have been all that there was time for */
+		(void)ov_at_chmod(ov_at_name(dirfd, c->name), c->mode & 07777);
+	return 0;
+}
+
 static int create(struct creation *c, struct ov_entry *out)
 {
 	struct overlay *ov = c->ov;
@@ -469,7 +487,9 @@ static int create(struct creation *c, struct ov_entry *out)
 			r = decide_owner(c);
 		if (r == 0)
 			r = create_on_disk(c, rdir, d.fd);
-		if (r == 0) {
+		if (r == -EEXIST && ov_is_repeat(ov)) {
+			r = take_made(c, d.fd, out);
+		} else if (r == 0) {
 			r = adopt(c, rdir, d.fd, out);
 			if (r < 0)
 				take_back(ov, c->parent, c->name, S_ISDIR(c->mode));
@@ -550,11 +570,12 @@ int ov_tmpfile(struct overlay *ov, struct ov_inode *parent, mode_t mode, const s
 	i->rparent = ov_rdir_ref(ov->roots[0]);
 	i->flags |= OV_I_UPPER | OV_I_NOPROT | OV_I_UNLINKED | OV_I_TMPFILE;
 	i->ino = ov_make_ino(ov, &ov->layers[0], out->attr.stx_ino);
-	slot = ov_fdslot_put(&ov->fds, &i->slot, ov_steal_fd(&fd), OV_SLOT_WRITABLE | OV_SLOT_HELD);
+	slot = ov_fdslot_put(&ov->fds, &i->slot, ov_steal_fd(&fd), OV_SLOT_WRITABLE);
 	if (!slot) {
 		ov_inode_discard(&ov->tab, i);
 		return -ENOMEM;
 	}
+	ov_fdslot_hold(&ov->fds, &i->slot, &i->held_fd);
 	ov_fdslot_unpin(&ov->fds, slot);
 	ov_attr_to_view(ov, i->ino, false, &out->attr);
 	out->nodeid = i->nodeid;
@@ -619,6 +640,8 @@ static int adopt_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *p
 	pthread_mutex_lock(&ov->tab.lock);
 	first = !i->names;
 	r = ov_dentry_add_locked(&ov->tab, parent, name, i, false);
+	if (r == -EEXIST && ov_dentry_find_locked(&ov->tab, parent, name)->inode == i)
+		r = 0; /* made and noted by a worker that died before it could say so */
 	if (r == 0)
 		i->nlookup++;
 	pthread_mutex_unlock(&ov->tab.lock);
@@ -630,7 +653,7 @@ static int adopt_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *p
 		i->rparent = ov_rdir_ref(ov_upper_rdir(parent));
 		ov_rdir_unref(&ov->fds, old);
 		ov_inode_unset(i, OV_I_UNLINKED | OV_I_TMPFILE);
-		ov_fdslot_hold(&ov->fds, &i->slot, false);
+		ov_fdslot_release(&ov->fds, &i->slot);
 	}
 	if (!ov_inode_is(i, OV_I_KEYED) && out->attr.stx_nlink > 1) {
 		ov_cleanup_real struct ov_real real = {0};
@@ -644,6 +667,15 @@ static int adopt_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *p
 	out->nodeid = i->nodeid;
 	ov_listing_add(ov, parent, name, i->type);
 	return 0;
+}
+
+/* Is DIRFD/NAME the object AT, in the same file system? */
+static bool is_link_to(int dirfd, const char *name, struct ov_at at)
+{
+	struct statx a, b;
+
+	return ov_at_statx(at, STATX_INO, &a) == 0 && ov_at_statx(ov_at_name(dirfd, name), STATX_INO, &b) == 0 &&
+	       a.stx_ino == b.stx_ino;
 }
 
 /* What chattr(1) protects gets no further names. */
@@ -685,6 +717,8 @@ int ov_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, con
 		r = ov_index_settle(ov, i);
 	if (r == 0)
 		r = link_on_disk(ov, real.at, rdir, d.fd, name, S_ISREG(i->type));
+	if (r == -EEXIST && ov_is_repeat(ov) && is_link_to(d.fd, name, real.at))
+		r = 0;
 	if (r < 0)
 		return r;
 	r = adopt_link(ov, i, parent, name, out);
@@ -695,31 +729,35 @@ int ov_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, con
 
 /* ---- removal ---- */
 
-int ov_keep_open(struct overlay *ov, struct ov_inode *i)
+/* Note where the object NAME of lower directory DIR is. Too long a path: another worker will not find it; this one does. */
+static void note_ghost(struct overlay *ov, struct ov_inode *i, const struct ov_rdir *dir, const char *name)
+{
+	char path[OV_ARENA_MAX];
+	size_t pos = sizeof(path) - 1;
+	int r = 0;
+
+	path[pos] = '\0';
+	if (name)
+		r = ov_prepend(path, &pos, name);
+	for (; r == 0 && dir->name; dir = dir->parent)
+		r = ov_prepend(path, &pos, dir->name);
+	if (r == 0 && !dir->layer->upper)
+		r = ov_inode_set_ghost(&ov->tab, i, dir->layer->index, path + pos);
+	if (r < 0)
+		ov_debug("'%s' will be lost if the daemon is replaced: %s", name ? name : dir->name, strerror(-r));
+}
+
+/* The object of I, a file of the upper, gets an fd that is held. */
+static int hold_file(struct overlay *ov, struct ov_inode *i)
 {
 	ov_cleanup_real struct ov_real real = {0};
 	struct ov_fdslot *slot;
 	int fd, err = 0;
 
-	if (ov_inode_isdir(i)) {
-		for (unsigned n = 0; n < i->nrdirs; n++) {
-			err = ov_rdir_hold(&ov->fds, i->rdirs[n]);
-			if (err < 0)
-				return err;
-			if (i->rdirs[n]->layer->upper)
-				continue;
-			break;
-		}
-		return 0;
-	}
-	if (!ov_inode_is(i, OV_I_UPPER))
-		return 0; /* its name in the lower stays */
-	if (ov_inode_is(i, OV_I_UNLINKED))
-		return ov_fdslot_hold(&ov->fds, &i->slot, true) ? 0 : -ESTALE;
 	if (S_ISREG(i->type) && !ov_inode_is(i, OV_I_METACOPY)) {
 		slot = ov_file_get(ov, i, false, &err);
 		if (slot) {
-			ov_fdslot_hold(&ov->fds, &i->slot, true);
+			ov_fdslot_hold(&ov->fds, &i->slot, &i->held_fd);
 			ov_fdslot_unpin(&ov->fds, slot);
 			return 0;
 		}
@@ -732,11 +770,32 @@ int ov_keep_open(struct overlay *ov, struct ov_inode *i)
 	fd = ov_at_open(real.at, O_PATH, 0);
 	if (fd < 0)
 		return fd;
-	slot = ov_fdslot_put(&ov->fds, &i->slot, fd, OV_SLOT_HELD);
+	slot = ov_fdslot_put(&ov->fds, &i->slot, fd, 0);
 	if (!slot)
 		return -ENOMEM;
+	ov_fdslot_hold(&ov->fds, &i->slot, &i->held_fd);
 	ov_fdslot_unpin(&ov->fds, slot);
 	return 0;
+}
+
+int ov_keep_open(struct overlay *ov, struct ov_inode *i)
+{
+	if (ov_inode_isdir(i)) { /* directories of lowers are found again through those above them */
+		if (ov_inode_is(i, OV_I_UPPER))
+			return ov_rdir_hold(&ov->fds, i->rdirs[0], &i->held_fd);
+		note_ghost(ov, i, i->rdirs[0], NULL);
+		return 0;
+	}
+	if (!ov_inode_is(i, OV_I_UPPER)) { /* its name in the lower stays */
+		if (ov_inode_rname(i))
+			note_ghost(ov, i, i->rparent, ov_inode_rname(i));
+		return 0;
+	}
+	if (i->data && ov_inode_is(i, OV_I_METACOPY))
+		note_ghost(ov, i, i->data->dir, i->data->name);
+	if (ov_inode_is(i, OV_I_UNLINKED))
+		return ov_fdslot_hold(&ov->fds, &i->slot, &i->held_fd) ? 0 : -ESTALE;
+	return hold_file(ov, i);
 }
 
 void ov_reach_by_first_name(struct overlay *ov, struct ov_inode *i)
@@ -748,7 +807,7 @@ void ov_reach_by_first_name(struct overlay *ov, struct ov_inode *i)
 	i->rparent = ov_rdir_ref(ov_upper_rdir(i->names->parent));
 	ov_rdir_unref(&ov->fds, old);
 	ov_inode_unset(i, OV_I_UNLINKED);
-	ov_fdslot_hold(&ov->fds, &i->slot, false);
+	ov_fdslot_release(&ov->fds, &i->slot);
 }
 
 void ov_name_gone(struct overlay *ov, struct ov_inode *parent, const char *name)
@@ -899,7 +958,7 @@ static int remove_name(struct overlay *ov, struct ov_inode *parent, const char *
 	if (r < 0)
 		return r;
 	if (!entry.nodeid)
-		return -ENOENT;
+		return ov_is_repeat(ov) ? 0 : -ENOENT;
 	i = ov_inode_find(&ov->tab, entry.nodeid);
 	if (dir != ov_inode_isdir(i))
 		r = dir ? -ENOTDIR : -EISDIR;
@@ -922,8 +981,10 @@ static int remove_name(struct overlay *ov, struct ov_inode *parent, const char *
 		if (r == 0)
 			r = remove_on_disk(ov, parent, name, dir);
 		OV_CRASH("remove.done");
-		if (r == 0)
+		if (r == 0 || r == -ENOENT)
 			ov_name_gone(ov, parent, name);
+		if (r == -ENOENT && ov_is_repeat(ov))
+			r = 0;
 		if (r == 0 && ov_inode_is(i, OV_I_INDEXED))
 			ov_index_drop_unused(ov, i);
 	}

@@ -134,19 +134,29 @@ void ov_rdir_move(struct ov_fdcache *c, struct ov_rdir *d, struct ov_rdir *paren
 	}
 }
 
-int ov_rdir_hold(struct ov_fdcache *c, struct ov_rdir *d)
+int ov_rdir_hold(struct ov_fdcache *c, struct ov_rdir *d, int32_t *note)
 {
 	int fd = ov_rdir_get_fd(c, d);
 
 	if (fd < 0)
 		return fd;
 	if (d->parent || d->name) {
-		pthread_mutex_lock(&c->lock);
-		d->slot.held = true;
-		pthread_mutex_unlock(&c->lock);
+		ov_fdslot_hold_embedded(c, &d->slot, note);
 		ov_rdir_put_fd(c, d);
 	}
 	return 0;
+}
+
+void ov_rdir_unnote(struct ov_fdcache *c, struct ov_rdir *d)
+{
+	ov_fdslot_unnote(c, &d->slot);
+}
+
+void ov_rdir_adopt_held(struct ov_fdcache *c, struct ov_rdir *d, int fd, int32_t *note)
+{
+	(void)ov_fdslot_install(c, &d->slot, fd);
+	ov_fdslot_hold_embedded(c, &d->slot, note);
+	ov_fdslot_unpin(c, &d->slot);
 }
 
 const char *ov_rdir_path(const struct ov_rdir *d, char *buf, size_t size)

@@ -48,8 +48,12 @@ void ov_rdir_put_fd(struct ov_fdcache *c, struct ov_rdir *d);
 /* D was renamed in its layer: PARENT and NAME (taken over) are its place now (namespace lock held for writing). */
 void ov_rdir_move(struct ov_fdcache *c, struct ov_rdir *d, struct ov_rdir *parent, char *name);
 
-/* Keep (or stop keeping) D's fd open although no name leads to it any more. 0 or -errno of opening it. */
-int ov_rdir_hold(struct ov_fdcache *c, struct ov_rdir *d);
+/* Keep D's fd open although no name leads to it any more, with its number in *NOTE. 0 or -errno of opening it. */
+int ov_rdir_hold(struct ov_fdcache *c, struct ov_rdir *d, int32_t *note);
+/* Where the number of D's fd is noted goes away. */
+void ov_rdir_unnote(struct ov_fdcache *c, struct ov_rdir *d);
+/* D is reached through FD alone, which is owned from now on and noted in *NOTE. */
+void ov_rdir_adopt_held(struct ov_fdcache *c, struct ov_rdir *d, int fd, int32_t *note);
 
 /* Write D's path inside its layer ("/a/b") into BUF, cut at SIZE: for messages only. Namespace lock held. */
 const char *ov_rdir_path(const struct ov_rdir *d, char *buf, size_t size);

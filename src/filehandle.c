@@ -48,10 +48,22 @@ static void lru_front(struct ov_fdcache *c, struct ov_fdslot *s)
 	c->lru.next = s;
 }
 
+/* S is held, or not, and says so where it is noted. Lock held. */
+static void set_held(struct ov_fdslot *s, int32_t *note)
+{
+	if (s->note && s->note != note)
+		__atomic_store_n(s->note, -1, __ATOMIC_RELEASE);
+	s->held = note != NULL;
+	s->note = note;
+	if (note)
+		__atomic_store_n(note, s->fd, __ATOMIC_RELEASE);
+}
+
 /* Close the slot's fd and, if it stands alone, free it. Lock held, no pins. */
 static void slot_release(struct ov_fdcache *c, struct ov_fdslot *s)
 {
 	lru_unlink(s);
+	set_held(s, NULL);
 	if (s->fd >= 0) {
 		close(s->fd);
 		s->fd = -1;
@@ -151,6 +163,7 @@ static void detach(struct ov_fdcache *c, struct ov_fdslot **owner)
 	if (!s)
 		return;
 	*owner = NULL;
+	set_held(s, NULL); /* the owner may go before the last pin does */
 	s->owner = NULL;
 	s->dead = true;
 	if (!s->pins)
@@ -170,10 +183,15 @@ struct ov_fdslot *ov_fdslot_put(struct ov_fdcache *c, struct ov_fdslot **owner, 
 	s->writable = flags & OV_SLOT_WRITABLE;
 	s->append = flags & OV_SLOT_APPEND;
 	s->page_cached = flags & OV_SLOT_PAGE_CACHED;
-	s->held = flags & OV_SLOT_HELD;
 	s->heap = true;
 	s->owner = owner;
 	pthread_mutex_lock(&c->lock);
+	if (*owner && (*owner)->held) { /* the new fd is the only way now */
+		int32_t *note = (*owner)->note;
+
+		(*owner)->note = NULL;
+		set_held(s, note);
+	}
 	detach(c, owner);
 	*owner = s;
 	c->count++;
@@ -191,16 +209,38 @@ void ov_fdslot_drop(struct ov_fdcache *c, struct ov_fdslot **owner)
 	pthread_mutex_unlock(&c->lock);
 }
 
-bool ov_fdslot_hold(struct ov_fdcache *c, struct ov_fdslot **owner, bool held)
+bool ov_fdslot_hold(struct ov_fdcache *c, struct ov_fdslot **owner, int32_t *note)
 {
 	bool ok;
 
 	pthread_mutex_lock(&c->lock);
 	ok = *owner != NULL;
 	if (ok)
-		(*owner)->held = held;
+		set_held(*owner, note);
 	pthread_mutex_unlock(&c->lock);
 	return ok;
+}
+
+void ov_fdslot_release(struct ov_fdcache *c, struct ov_fdslot **owner)
+{
+	pthread_mutex_lock(&c->lock);
+	if (*owner)
+		set_held(*owner, NULL);
+	pthread_mutex_unlock(&c->lock);
+}
+
+void ov_fdslot_hold_embedded(struct ov_fdcache *c, struct ov_fdslot *slot, int32_t *note)
+{
+	pthread_mutex_lock(&c->lock);
+	set_held(slot, note);
+	pthread_mutex_unlock(&c->lock);
+}
+
+void ov_fdslot_unnote(struct ov_fdcache *c, struct ov_fdslot *slot)
+{
+	pthread_mutex_lock(&c->lock);
+	slot->note = NULL;
+	pthread_mutex_unlock(&c->lock);
 }
 
 void ov_fdcache_trim(struct ov_fdcache *c)

@@ -23,6 +23,7 @@ struct ov_fdslot {
 	bool heap;       /* allocated alone (files); freed when closed and unpinned */
 	bool dead;       /* replaced: close at the last unpin */
 	struct ov_fdslot **owner; /* where the owner points to a heap slot; cleared at eviction */
+	int32_t *note;   /* where the number of a held fd is written down; -1 is written when it goes. Or NULL */
 };
 
 struct ov_fdcache {
@@ -36,8 +37,7 @@ struct ov_fdcache {
 enum ov_fdslot_flags {
 	OV_SLOT_WRITABLE = 1 << 0,
 	OV_SLOT_APPEND = 1 << 1,
-	OV_SLOT_HELD = 1 << 2,
-	OV_SLOT_PAGE_CACHED = 1 << 3, /* ov_pread_eof() may be used */
+	OV_SLOT_PAGE_CACHED = 1 << 2, /* ov_pread_eof() may be used */
 };
 
 /* LIMIT: how many fds may stay open. 0 or -errno. */
@@ -73,8 +73,16 @@ struct ov_fdslot *ov_fdslot_get(struct ov_fdcache *c, struct ov_fdslot **owner, 
 struct ov_fdslot *ov_fdslot_put(struct ov_fdcache *c, struct ov_fdslot **owner, int fd, unsigned flags);
 void ov_fdslot_drop(struct ov_fdcache *c, struct ov_fdslot **owner);
 
-/* Mark what *OWNER points to as held (or not). False if there is no open fd. */
-bool ov_fdslot_hold(struct ov_fdcache *c, struct ov_fdslot **owner, bool held);
+/*
+ * Mark what *OWNER points to, and what will take its place, as held, with its number in *NOTE as long as it is; or as not held
+ * any more. hold: false if there is no open fd.
+ */
+bool ov_fdslot_hold(struct ov_fdcache *c, struct ov_fdslot **owner, int32_t *note);
+void ov_fdslot_release(struct ov_fdcache *c, struct ov_fdslot **owner);
+/* The same of an embedded slot, which is open. */
+void ov_fdslot_hold_embedded(struct ov_fdcache *c, struct ov_fdslot *slot, int32_t *note);
+/* Write no more to where SLOT's number is noted. */
+void ov_fdslot_unnote(struct ov_fdcache *c, struct ov_fdslot *slot);
 
 /* Close every fd that no operation uses: for EMFILE. */
 void ov_fdcache_trim(struct ov_fdcache *c);

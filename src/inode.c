@@ -24,13 +24,16 @@ static uint32_t dent_hash(const struct ov_inode *parent, const char *name)
 	return (uint32_t)XXH3_64bits_withSeed(name, strlen(name), parent->nodeid);
 }
 
-int ov_itable_init(struct ov_itable *t, struct ov_fdcache *fds)
+int ov_itable_init(struct ov_itable *t, struct ov_fdcache *fds, struct ov_arena *arena)
 {
 	int r;
 
 	memset(t, 0, sizeof(*t));
 	t->fds = fds;
-	t->next_id = OV_ROOT_ID;
+	t->arena = arena;
+	t->ledger = ov_arena_header(arena);
+	if (!t->ledger->next_id)
+		t->ledger->next_id = OV_ROOT_ID;
 	t->ids = calloc(OV_TABLE_START, sizeof(*t->ids));
 	t->keys = calloc(OV_TABLE_START, sizeof(*t->keys));
 	t->dents = calloc(OV_TABLE_START, sizeof(*t->dents));
@@ -86,32 +89,42 @@ struct ov_inode *ov_inode_find(struct ov_itable *t, uint64_t nodeid)
 
 struct ov_inode *ov_inode_new(struct ov_itable *t, unsigned type)
 {
-	struct ov_inode *i = calloc(1, sizeof(*i));
+	struct ov_inode *i = ov_arena_alloc(t->arena, sizeof(*i));
 
 	if (!i)
 		return NULL;
+	i->held_fd = -1;
 	i->type = (uint16_t)(type & S_IFMT);
-	i->nodeid = __atomic_fetch_add(&t->next_id, 1, __ATOMIC_RELAXED);
+	i->nodeid = __atomic_fetch_add(&t->ledger->next_id, 1, __ATOMIC_RELAXED);
 	return i;
 }
 
-void ov_inode_insert(struct ov_itable *t, struct ov_inode *i)
+static void insert_locked(struct ov_itable *t, struct ov_inode *i)
 {
 	size_t h;
 
-	pthread_mutex_lock(&t->lock);
 	if (++t->nids > t->id_mask)
 		GROW(t, ids, id_mask, struct ov_inode, id_next, mix(e->nodeid));
 	h = mix(i->nodeid) & t->id_mask;
 	i->id_next = t->ids[h];
 	t->ids[h] = i;
+}
+
+void ov_inode_insert(struct ov_itable *t, struct ov_inode *i)
+{
+	pthread_mutex_lock(&t->lock);
+	insert_locked(t, i);
+	ov_arena_publish(i, OV_INODE_MAGIC);
 	pthread_mutex_unlock(&t->lock);
 }
 
 /* Free what I owns, and I. No lock needed: nobody can reach it. */
 static void inode_free(struct ov_itable *t, struct ov_inode *i)
 {
+	__atomic_store_n(&i->magic, 0, __ATOMIC_RELEASE);
 	if (ov_inode_isdir(i)) {
+		if (i->held_fd >= 0 && i->nrdirs)
+			ov_rdir_unnote(t->fds, i->rdirs[0]); /* the names below may keep it longer than us */
 		for (unsigned n = 0; n < i->nrdirs; n++)
 			ov_rdir_unref(t->fds, i->rdirs[n]);
 		free(i->rdirs);
@@ -128,7 +141,9 @@ static void inode_free(struct ov_itable *t, struct ov_inode *i)
 		}
 	}
 	free(i->rname);
-	free(i);
+	if (i->ghost)
+		ov_arena_free(t->arena, i->ghost);
+	ov_arena_free(t->arena, i);
 }
 
 struct ov_lowerdata *ov_lowerdata_new(struct ov_rdir *dir, const char *name)
@@ -220,14 +235,20 @@ struct ov_dentry *ov_dentry_find_locked(struct ov_itable *t, const struct ov_ino
 	return d;
 }
 
-struct ov_dentry *ov_dentry_new(const char *name)
+struct ov_dentry *ov_dentry_new(struct ov_itable *t, const char *name)
 {
 	size_t len = strlen(name) + 1;
-	struct ov_dentry *d = malloc(sizeof(*d) + len);
+	struct ov_dentry *d = ov_arena_alloc(t->arena, sizeof(*d) + len);
 
 	if (d)
 		memcpy(d->name, name, len);
 	return d;
+}
+
+void ov_dentry_free(struct ov_itable *t, struct ov_dentry *d)
+{
+	if (d)
+		ov_arena_free(t->arena, d);
 }
 
 int ov_dentry_add_locked(struct ov_itable *t, struct ov_inode *parent, const char *name, struct ov_inode *i, bool front)
@@ -236,7 +257,7 @@ int ov_dentry_add_locked(struct ov_itable *t, struct ov_inode *parent, const cha
 
 	if (ov_dentry_find_locked(t, parent, name))
 		return -EEXIST;
-	d = ov_dentry_new(name);
+	d = ov_dentry_new(t, name);
 	if (!d)
 		return -ENOMEM;
 	ov_dentry_insert_locked(t, parent, d, i, front);
@@ -263,6 +284,7 @@ void ov_dentry_insert_locked(struct ov_itable *t, struct ov_inode *parent, struc
 	h = d->hash & t->dent_mask;
 	d->hash_next = t->dents[h];
 	t->dents[h] = d;
+	ov_arena_publish(d, OV_DENTRY_MAGIC);
 }
 
 /* Take D out of both its lists. The parent's reference stays for the caller to drop. */
@@ -307,7 +329,7 @@ static void reap_locked(struct ov_itable *t, struct ov_inode *i, struct ov_inode
 				reap_locked(t, parent, dead); /* only hard links have a second name: shallow */
 			parent = d->parent;
 			dentry_unlink_locked(t, d);
-			free(d);
+			ov_dentry_free(t, d);
 			parent->refs--;
 		}
 		i->id_next = *dead;
@@ -331,7 +353,7 @@ void ov_dentry_del_locked(struct ov_itable *t, struct ov_dentry *d)
 	dentry_unlink_locked(t, d);
 	/* the parent is in use by the operation that removes the name, so it cannot be the last reference */
 	d->parent->refs--;
-	free(d);
+	ov_dentry_free(t, d);
 }
 
 struct ov_inode *ov_dentry_inode(struct ov_itable *t, const struct ov_inode *parent, const char *name)
@@ -379,6 +401,25 @@ void ov_inode_unref(struct ov_itable *t, struct ov_inode *i)
 	free_dead(t, dead);
 }
 
+int ov_inode_set_ghost(struct ov_itable *t, struct ov_inode *i, unsigned layer, const char *path)
+{
+	size_t len = strlen(path) + 1;
+	struct ov_ghost *g, *old;
+
+	if (sizeof(*g) + len > OV_ARENA_MAX)
+		return -ENAMETOOLONG;
+	g = ov_arena_alloc(t->arena, sizeof(*g) + len);
+	if (!g)
+		return -ENOMEM;
+	g->layer = layer;
+	memcpy(g->path, path, len);
+	ov_arena_publish(g, OV_GHOST_MAGIC);
+	old = __atomic_exchange_n(&i->ghost, g, __ATOMIC_ACQ_REL);
+	if (old)
+		ov_arena_free(t->arena, old);
+	return 0;
+}
+
 void ov_inode_busy_begin(struct ov_itable *t, struct ov_inode *i)
 {
 	pthread_mutex_lock(&t->lock);
@@ -404,6 +445,135 @@ const char *ov_inode_rname(const struct ov_inode *i)
 	return i->names && !ov_inode_is(i, OV_I_UNLINKED) ? i->names->name : NULL;
 }
 
+/* ---- going on after another worker ---- */
+
+struct recovery {
+	struct ov_itable *t;
+	struct ov_inode *inodes;  /* found so far, through id_next */
+	struct ov_dentry *names;  /* through hash_next */
+};
+
+/* Every object that was complete, before anything points anywhere. */
+static bool gather(void *arg, void *object)
+{
+	struct recovery *rec = arg;
+
+	switch (*(const uint32_t *)object) {
+	case OV_INODE_MAGIC: {
+		struct ov_inode *i = object;
+
+		i->id_next = rec->inodes;
+		rec->inodes = i;
+		return true;
+	}
+	case OV_DENTRY_MAGIC: {
+		struct ov_dentry *d = object;
+
+		d->hash_next = rec->names;
+		rec->names = d;
+		return true;
+	}
+	case OV_GHOST_MAGIC:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* Of I, only what lasts; what does is not touched: this process may die in the middle of it, too. */
+static void make_stale(struct ov_itable *t, struct ov_inode *i)
+{
+	i->ghost = ov_arena_check(t->arena, i->ghost, OV_GHOST_MAGIC);
+	i->names = NULL;
+	i->rname = NULL;
+	i->refs = 0;
+	i->searches = 0;
+	i->key_next = NULL;
+	if (ov_inode_isdir(i)) {
+		i->rdirs = NULL;
+		i->listing = NULL;
+	} else {
+		i->rparent = NULL;
+		i->slot = NULL;
+		i->data = NULL;
+	}
+	i->nrdirs = 0;
+	__atomic_store_n(&i->flags, (uint16_t)((i->flags & OV_I_LASTING) | OV_I_STALE), __ATOMIC_RELEASE);
+	insert_locked(t, i);
+	if (ov_inode_is(i, OV_I_KEYED))
+		ov_inode_set_key_locked(t, i, i->key);
+}
+
+/* A name counts if it leads from one inode to another and nothing else has it. */
+static void recover_name(struct ov_itable *t, struct ov_dentry *d)
+{
+	struct ov_inode *parent = ov_arena_check(t->arena, d->parent, OV_INODE_MAGIC);
+	struct ov_inode *i = ov_arena_check(t->arena, d->inode, OV_INODE_MAGIC);
+
+	if (!parent || !i || !ov_inode_isdir(parent) || (ov_inode_isdir(i) && i->names) ||
+	    ov_dentry_find_locked(t, parent, d->name))
+		ov_dentry_free(t, d);
+	else
+		ov_dentry_insert_locked(t, parent, d, i, false);
+}
+
+/* Inodes that nobody refers to: the worker died before it could tell the kernel, or free them. */
+static void drop_unused(struct ov_itable *t)
+{
+	struct ov_inode *dead = NULL;
+
+	for (size_t b = 0; b <= t->id_mask; b++) {
+		struct ov_inode *next = t->ids[b];
+
+		while (next) {
+			struct ov_inode *i = next;
+
+			next = i->id_next;
+			if (i->nlookup == 0 && i->refs == 0 && i->nodeid != OV_ROOT_ID) {
+				reap_locked(t, i, &dead);
+				next = t->ids[b]; /* it may have taken its parents along */
+			}
+		}
+	}
+	free_dead(t, dead);
+}
+
+int ov_itable_recover(struct ov_itable *t, struct ov_inode **root)
+{
+	struct recovery rec = {.t = t};
+	int r = ov_arena_recover(t->arena, gather, &rec);
+
+	if (r < 0)
+		return r;
+	memset(t->ids, 0, (t->id_mask + 1) * sizeof(*t->ids));
+	memset(t->keys, 0, (t->key_mask + 1) * sizeof(*t->keys));
+	memset(t->dents, 0, (t->dent_mask + 1) * sizeof(*t->dents));
+	t->nids = t->nkeys = t->ndents = 0;
+	while (rec.inodes) {
+		struct ov_inode *i = rec.inodes;
+
+		rec.inodes = i->id_next;
+		make_stale(t, i);
+	}
+	while (rec.names) {
+		struct ov_dentry *d = rec.names;
+
+		rec.names = d->hash_next;
+		recover_name(t, d);
+	}
+	drop_unused(t);
+	*root = find_locked(t, OV_ROOT_ID);
+	return *root ? 0 : -ENOENT;
+}
+
+void ov_itable_each_held(struct ov_itable *t, void (*fn)(void *arg, int fd), void *arg)
+{
+	for (size_t b = 0; b <= t->id_mask; b++)
+		for (const struct ov_inode *i = t->ids[b]; i; i = i->id_next)
+			if (i->held_fd >= 0)
+				fn(arg, i->held_fd);
+}
+
 void ov_itable_destroy(struct ov_itable *t)
 {
 	for (size_t b = 0; t->dents && b <= t->dent_mask; b++) {
@@ -411,7 +581,7 @@ void ov_itable_destroy(struct ov_itable *t)
 			struct ov_dentry *d = t->dents[b];
 
 			t->dents[b] = d->hash_next;
-			free(d);
+			ov_dentry_free(t, d);
 		}
 	}
 	for (size_t b = 0; t->ids && b <= t->id_mask; b++) {

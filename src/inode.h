@@ -12,9 +12,10 @@
  *   2. overlay.times[], over one write or one setattr of that file. Without ns when taken.
  *   3. overlay.ns, a rwlock: names, parents and layers of inodes hold still while it is read-held; renaming,
  *      unlinking and the last step of a copy-up take it for writing, over a few syscalls, never over data or fsync.
- *   4. a listing's mutex (listing.h)
- *   5. ov_itable.lock: the hash tables, counts, flags and name lists.
- *   6. ov_fdcache.lock
+ *   4. overlay.revive
+ *   5. a listing's mutex (listing.h)
+ *   6. ov_itable.lock: the hash tables, counts, flags and name lists.
+ *   7. ov_fdcache.lock, and the arena's
  * The kernel adds: changes in one directory exclude each other and lookups in it, and a nodeid in a request is not
  * forgotten before the reply.
  */
@@ -23,8 +24,10 @@
 #include <stdint.h>
 #include <sys/stat.h>
 
+#include "arena.h"
 #include "dirhandle.h"
 #include "filehandle.h"
+#include "ledger.h"
 #include "util.h"
 
 #define OV_ROOT_ID 1
@@ -49,7 +52,15 @@ enum {
 	OV_I_LOWERLINKS = 1 << 12, /* a lower file with several names, each its own inode here unless there is an index */
 	OV_I_NOPROT = 1 << 14,  /* known to have no overlay.protattr */
 	OV_I_LOWERNAMES = 1 << 13, /* indexed: some of its names here may be in a lower only */
+	/*
+	 * Left by a worker that died: only what the ledger keeps is known (nodeid, type, st_ino, names, count). Its object is
+	 * searched when it is first needed (ov_revive()).
+	 */
+	OV_I_STALE = 1 << 15,
 };
+
+/* What is still true of an inode when it comes from another worker. */
+#define OV_I_LASTING (OV_I_UPPER | OV_I_UNLINKED | OV_I_KEYED | OV_I_METACOPY | OV_I_TMPFILE)
 
 struct ov_dentry;
 struct ov_listing;
@@ -72,14 +83,28 @@ struct ov_lowerdata {
 /* DIR is counted, NAME copied. NULL: no memory. */
 struct ov_lowerdata *ov_lowerdata_new(struct ov_rdir *dir, const char *name);
 
+/* Where in a lower layer an object (or the data of a metacopy) is that has no name in the view any more. In the arena. */
+struct ov_ghost {
+	uint32_t magic;
+	uint32_t layer;
+	char path[]; /* in the layer, "/a/b" */
+};
+
+/*
+ * In the arena, like ov_dentry: what is marked (L) is what another worker goes on with, and must be true whenever the process
+ * dies. Pointers are good in this process only.
+ */
 struct ov_inode {
+	uint32_t magic;     /* (L) OV_INODE_MAGIC */
+	int32_t held_fd;    /* (L) the fd through which an object without a name is kept, or -1 */
+	struct ov_ghost *ghost; /* (L) or NULL */
 	struct ov_inode *id_next;
 	struct ov_inode *key_next;
-	uint64_t nodeid;
-	uint64_t nlookup;        /* references the kernel holds */
-	uint64_t ino;            /* st_ino */
+	uint64_t nodeid;         /* (L) */
+	uint64_t nlookup;        /* (L) references the kernel holds */
+	uint64_t ino;            /* (L) st_ino */
 	struct ov_dentry *names; /* first: the one through which the object is reached */
-	struct ov_key key;
+	struct ov_key key;       /* (L) */
 	union {
 		struct {
 			struct ov_rdir **rdirs; /* uppermost first; owned, each counted */
@@ -94,36 +119,53 @@ struct ov_inode {
 	char *rname;        /* non-directory: name in RPARENT where it differs from the first name; owned */
 	uint32_t refs;      /* dentries that have this inode as parent, and users inside the daemon */
 	uint16_t nrdirs;
-	uint16_t flags;     /* OV_I_*; changed under ov_itable.lock (atomically), read anywhere */
-	uint16_t type;      /* S_IFMT bits as the view shows them */
+	uint16_t flags;     /* (L: OV_I_LASTING) OV_I_*; changed under ov_itable.lock (atomically), read anywhere */
+	uint16_t type;      /* (L) S_IFMT bits as the view shows them */
 	uint16_t searches;  /* directory: lookups that went through its layers, up to a limit; read and written atomically */
 };
 
 struct ov_dentry {
+	uint32_t magic;          /* (L) OV_DENTRY_MAGIC */
+	uint32_t hash;
 	struct ov_dentry *hash_next;
 	struct ov_dentry *alias_next;
-	struct ov_inode *parent; /* counted in parent->refs */
-	struct ov_inode *inode;
-	uint32_t hash;
-	char name[];
+	struct ov_inode *parent; /* (L) counted in parent->refs */
+	struct ov_inode *inode;  /* (L) */
+	char name[];             /* (L) */
 };
+
+#define OV_INODE_MAGIC 0x4f56494eu
+#define OV_DENTRY_MAGIC 0x4f56444eu
+#define OV_GHOST_MAGIC 0x4f564748u
 
 struct ov_itable {
 	pthread_mutex_t lock;
 	pthread_cond_t busy_done;
 	struct ov_fdcache *fds;
+	struct ov_arena *arena;
+	struct ov_ledger *ledger; /* the arena's header */
 	struct ov_inode **ids;
 	struct ov_inode **keys;
 	struct ov_dentry **dents;
 	size_t nids, nkeys, ndents; /* entries */
 	size_t id_mask, key_mask, dent_mask;
-	uint64_t next_id;
 	/* takes a directory's listing away before it is freed; set by the core, which knows listings */
 	void (*free_listing)(void *arg, struct ov_inode *dir);
 	void *free_listing_arg;
 };
 
-int ov_itable_init(struct ov_itable *t, struct ov_fdcache *fds);
+/* ARENA, whose header is the ledger, must outlive the table. 0 or -errno. */
+int ov_itable_init(struct ov_itable *t, struct ov_fdcache *fds, struct ov_arena *arena);
+
+/*
+ * Fill the empty table from what the arena holds: every inode is stale then but the root, which is told by its nodeid and
+ * returned in *ROOT. For a process that takes over, before any other use. 0 or -errno.
+ */
+int ov_itable_recover(struct ov_itable *t, struct ov_inode **root);
+
+/* Call FN for the fd of every inode that is held (of a table that is recovered). */
+void ov_itable_each_held(struct ov_itable *t, void (*fn)(void *arg, int fd), void *arg);
+
 /* Free every inode and dentry: for shutdown and tests. */
 void ov_itable_destroy(struct ov_itable *t);
 
@@ -163,8 +205,9 @@ void ov_inode_set_key_locked(struct ov_itable *t, struct ov_inode *i, struct ov_
 void ov_inode_clear_key(struct ov_itable *t, struct ov_inode *i);
 struct ov_inode *ov_inode_find_key_locked(struct ov_itable *t, struct ov_key key);
 
-/* A name that is nowhere yet, for ov_dentry_insert_locked() or free(). NULL: no memory. */
-struct ov_dentry *ov_dentry_new(const char *name);
+/* A name that is nowhere yet, for ov_dentry_insert_locked() or ov_dentry_free(). NULL: no memory. */
+struct ov_dentry *ov_dentry_new(struct ov_itable *t, const char *name);
+void ov_dentry_free(struct ov_itable *t, struct ov_dentry *d);
 
 /* Names. add: 0, -EEXIST, -ENOMEM; the new name becomes the first if FRONT. All with t->lock held. */
 struct ov_dentry *ov_dentry_find_locked(struct ov_itable *t, const struct ov_inode *parent, const char *name);
@@ -172,6 +215,9 @@ int ov_dentry_add_locked(struct ov_itable *t, struct ov_inode *parent, const cha
 /* Put D, which must not be there yet, into PARENT. */
 void ov_dentry_insert_locked(struct ov_itable *t, struct ov_inode *parent, struct ov_dentry *d, struct ov_inode *i, bool front);
 void ov_dentry_del_locked(struct ov_itable *t, struct ov_dentry *d);
+
+/* Note for another worker that I's lower part is at PATH ("/a/b") of layer LAYER. 0 or -ENOMEM, -ENAMETOOLONG. */
+int ov_inode_set_ghost(struct ov_itable *t, struct ov_inode *i, unsigned layer, const char *path);
 
 /* The inode that NAME in PARENT leads to, if known; no reference is taken. */
 struct ov_inode *ov_dentry_inode(struct ov_itable *t, const struct ov_inode *parent, const char *name);

@@ -510,11 +510,7 @@ int ov_lower_has(struct overlay *ov, struct ov_inode *parent, const char *name)
 	return r;
 }
 
-/*
- * The identity under which other names of the same object find it; false: each name is an inode of its own. *KEEP: there may be
- * such names. A single name in the upper may be the last one of an object that is open through a name that is gone.
- */
-static bool found_key(const struct overlay *ov, const struct ov_found *f, struct ov_key *key, bool *keep)
+bool ov_found_key(const struct overlay *ov, const struct ov_found *f, struct ov_key *key, bool *keep)
 {
 	*keep = f->stx.stx_nlink > 1 || f->indexed;
 	if (S_ISDIR(f->stx.stx_mode) || (!*keep && !f->upper))
@@ -526,41 +522,47 @@ static bool found_key(const struct overlay *ov, const struct ov_found *f, struct
 	return true;
 }
 
-static struct ov_inode *inode_from_found(struct overlay *ov, struct ov_found *f)
+void ov_inode_fill(struct ov_inode *i, struct ov_found *f, unsigned *flags)
 {
-	struct ov_inode *i = ov_inode_new(&ov->tab, f->stx.stx_mode);
-
-	if (!i)
-		return NULL;
-	i->ino = f->ino;
-	if (f->upper)
-		i->flags |= OV_I_UPPER;
+	*flags = f->upper ? OV_I_UPPER : 0;
 	if (ov_inode_isdir(i)) {
 		i->rdirs = ov_steal_ptr(f->rdirs);
 		i->nrdirs = (uint16_t)f->nrdirs;
 		f->nrdirs = 0;
-		return i;
+		return;
 	}
 	i->rparent = ov_steal_ptr(f->rparent);
 	i->rname = ov_steal_ptr(f->rname);
 	i->data = ov_steal_ptr(f->data);
 	if (f->metacopy)
-		i->flags |= OV_I_METACOPY;
+		*flags |= OV_I_METACOPY;
 	if (!f->upper && f->stx.stx_nlink > 1)
-		i->flags |= OV_I_LOWERLINKS;
+		*flags |= OV_I_LOWERLINKS;
 	if (f->indexed)
-		i->flags |= OV_I_INDEXED | (f->lower_name ? OV_I_LOWERNAMES : 0);
+		*flags |= OV_I_INDEXED | (f->lower_name ? OV_I_LOWERNAMES : 0);
+}
+
+static struct ov_inode *inode_from_found(struct overlay *ov, struct ov_found *f)
+{
+	struct ov_inode *i = ov_inode_new(&ov->tab, f->stx.stx_mode);
+	unsigned flags;
+
+	if (!i)
+		return NULL;
+	i->ino = f->ino;
+	ov_inode_fill(i, f, &flags);
+	i->flags = (uint16_t)flags;
 	return i;
 }
 
-int ov_instantiate(struct overlay *ov, struct ov_inode *parent, const char *name, struct ov_found *f, bool count,
-		   struct ov_inode **out)
+static int instantiate(struct overlay *ov, struct ov_inode *parent, const char *name, struct ov_found *f, bool count,
+		       struct ov_inode **out)
 {
 	struct ov_itable *t = &ov->tab;
 	struct ov_inode *fresh = NULL, *i = NULL;
 	struct ov_dentry *d;
 	struct ov_key key;
-	bool keep = false, keyed = found_key(ov, f, &key, &keep);
+	bool keep = false, keyed = ov_found_key(ov, f, &key, &keep);
 	int r = 0;
 
 	if (keyed && keep) {
@@ -606,6 +608,29 @@ int ov_instantiate(struct overlay *ov, struct ov_inode *parent, const char *name
 	return r;
 }
 
+int ov_instantiate(struct overlay *ov, struct ov_inode *parent, const char *name, struct ov_found *f, bool count,
+		   struct ov_inode **out)
+{
+	int r = instantiate(ov, parent, name, f, count, out);
+
+	if (r < 0 || !ov_inode_is(*out, OV_I_STALE))
+		return r;
+	r = ov_revive_locked(ov, *out);
+	if (r < 0 && count)
+		ov_inode_forget(&ov->tab, (*out)->nodeid, 1);
+	return r;
+}
+
+/* I, just found as NAME in PARENT, is ready for use if it still is there then: 1, 0, -errno. */
+static int revive_known(struct overlay *ov, struct ov_inode *parent, const char *name, struct ov_inode *i)
+{
+	int r = ov_inode_is(i, OV_I_STALE) ? ov_revive_locked(ov, i) : 1;
+
+	if (r == -ESTALE)
+		return 0;
+	return r == 0 ? ov_dentry_inode(&ov->tab, parent, name) == i : r;
+}
+
 /* The inode that the daemon already knows under this name. */
 static int lookup_known(struct overlay *ov, struct ov_inode *parent, const char *name, bool count, struct ov_entry *out)
 {
@@ -616,19 +641,25 @@ static int lookup_known(struct overlay *ov, struct ov_inode *parent, const char 
 	pthread_mutex_lock(&ov->tab.lock);
 	d = ov_dentry_find_locked(&ov->tab, parent, name);
 	i = d ? d->inode : NULL;
-	if (i)
-		i->nlookup += count;
+	if (i && count)
+		i->nlookup++;
+	else if (i)
+		i->refs++;
 	pthread_mutex_unlock(&ov->tab.lock);
 	if (!i)
 		return 0;
-	r = ov_getattr_locked(ov, i, &out->attr);
-	if (r < 0) {
-		if (count)
-			ov_inode_forget(&ov->tab, i->nodeid, 1);
-		return r;
+	r = revive_known(ov, parent, name, i);
+	if (r == 1) {
+		r = ov_getattr_locked(ov, i, &out->attr);
+		r = r < 0 ? r : 1;
 	}
-	out->nodeid = i->nodeid;
-	return 1;
+	if (r == 1)
+		out->nodeid = i->nodeid;
+	else if (count)
+		ov_inode_forget(&ov->tab, i->nodeid, 1);
+	if (!count)
+		ov_inode_unref(&ov->tab, i);
+	return r;
 }
 
 /* NAME is not known yet: search it. */

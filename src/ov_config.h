@@ -42,6 +42,7 @@ struct ov_config {
 	bool noxattrs;
 	bool ino32;
 	bool force_read_only; /* ro */
+	bool shared;        /* keep inodes where another process can go on with them */
 	bool no_char_whiteout; /* FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT: do not write device whiteouts */
 	struct ov_idmap uidmap;
 	struct ov_idmap gidmap;

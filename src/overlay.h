@@ -68,6 +68,12 @@ struct ov_hooks {
 	void (*inval_attr)(void *arg, uint64_t nodeid);
 	/* The listing of directory NODEID that the kernel keeps is out of date. */
 	void (*inval_dir)(void *arg, uint64_t nodeid);
+	/* The front's number of the request that the calling thread serves, not 0. */
+	uint64_t (*request)(void *arg);
+	/* Has that request been given to a worker before, which died? Then the change may be made already. */
+	bool (*is_repeat)(void *arg);
+	/* The change that the request asks for is made, and must not be made again if it is repeated. */
+	void (*done)(void *arg);
 };
 
 #define OV_TIME_LOCKS 32
@@ -98,11 +104,14 @@ struct overlay {
 	unsigned nfs;
 	uid_t uid;               /* of the daemon */
 	gid_t gid;
-	uint64_t tmp_counter;    /* names of temporaries */
 	bool whiteout_links;     /* whiteouts may be hard links of one inode */
 	pthread_rwlock_t ns;
 	pthread_mutex_t times[OV_TIME_LOCKS]; /* by nodeid: a write that keeps the mtime, and what sets it */
 	struct ov_fdcache fds;
+	struct ov_arena arena;   /* inodes and names */
+	struct ov_ledger *ledger; /* its header */
+	pthread_mutex_t revive;  /* one stale inode at a time */
+	uint64_t made;           /* front's number of the rename that the last worker died in and that is made; 0: none */
 	struct ov_itable tab;
 	struct ov_hooks hooks;
 	pthread_mutex_t listings_lock;
@@ -128,9 +137,28 @@ int ov_statfs(struct overlay *ov, struct statvfs *st);
 /* Flush what the upper's file system holds (syncfs). */
 int ov_sync(struct overlay *ov);
 
+/* revive.c */
+
+/*
+ * Go on with what the ledger says, in a process that was forked from the one that opened OV and in which nothing has been done
+ * with it yet. Every inode is found again when it is needed. 0 or -errno, and an error has been logged.
+ */
+int ov_take_over(struct overlay *ov);
+
+/* Was the rename of request NUMBER, during which the last worker died, made? Asked after ov_take_over(). */
+bool ov_rename_was_made(const struct overlay *ov, uint64_t number);
+/* The front has taken that down. */
+void ov_forget_rename(struct overlay *ov);
+
+/* Find the object of a stale inode again. 0, -ESTALE if it is lost, -errno. Nothing is held. */
+int ov_revive(struct overlay *ov, struct ov_inode *i);
+
+/* The inode of NODEID, ready for use; NULL if it is not known or lost. */
 static inline struct ov_inode *ov_inode_get(struct overlay *ov, uint64_t nodeid)
 {
-	return ov_inode_find(&ov->tab, nodeid);
+	struct ov_inode *i = ov_inode_find(&ov->tab, nodeid);
+
+	return i && ov_inode_is(i, OV_I_STALE) && ov_revive(ov, i) < 0 ? NULL : i;
 }
 
 /* namei.c */

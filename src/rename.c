@@ -27,6 +27,7 @@ struct side {
 	int lower;            /* a lower has the name in view */
 	bool upper;           /* the upper has an object under the name */
 	bool whiteout;        /* the upper has a whiteout there */
+	uint64_t ino;         /* UPPER: its inode number on disk */
 };
 
 static bool has_lower_part(const struct ov_inode *i)
@@ -108,21 +109,9 @@ static int inspect(struct overlay *ov, struct side *s)
 		return s->lower;
 	r = ov_probe(ov, ov_upper_rdir(s->dir), s->fd.fd, s->name, &stx);
 	s->upper = r == 0;
+	s->ino = r == 0 ? stx.stx_ino : 0;
 	s->whiteout = r == 1;
 	return r < 0 && r != -ENOENT ? r : 0;
-}
-
-/* Put "/PART" in front of what is at *POS of BUF. */
-static int prepend(char *buf, size_t *pos, const char *part)
-{
-	size_t len = strlen(part);
-
-	if (len + 1 > *pos)
-		return -ENAMETOOLONG;
-	*pos -= len;
-	memcpy(buf + *pos, part, len);
-	buf[--*pos] = '/';
-	return 0;
 }
 
 /* The redirect of DIR's upper part (owned by the caller), NULL if it has none. */
@@ -148,7 +137,7 @@ static int path_below_upper(struct overlay *ov, struct ov_inode *dir, const char
 	int r;
 
 	buf[pos] = '\0';
-	r = prepend(buf, &pos, name);
+	r = ov_prepend(buf, &pos, name);
 	for (; r == 0 && dir != ov->root; dir = dir->names->parent) {
 		ov_cleanup_free char *value = NULL;
 
@@ -156,7 +145,7 @@ static int path_below_upper(struct overlay *ov, struct ov_inode *dir, const char
 			return -ENOENT;
 		r = dir_redirect(ov, dir, &value);
 		if (r == 0)
-			r = prepend(buf, &pos, !value ? dir->names->name : value[0] == '/' ? value + 1 : value);
+			r = ov_prepend(buf, &pos, !value ? dir->names->name : value[0] == '/' ? value + 1 : value);
 		if (value && value[0] == '/')
 			break;
 	}
@@ -330,20 +319,22 @@ static int move_on_disk(struct overlay *ov, struct side *old, struct side *new, 
 
 /* The memory that a new name takes, had before the disk is changed: the change could not be taken back. */
 struct arrival {
+	struct ov_itable *tab;
 	struct ov_dentry *dentry;
 	char *name;
 };
 
-static int expect(struct arrival *a, const struct side *at)
+static int expect(struct overlay *ov, struct arrival *a, const struct side *at)
 {
-	a->dentry = ov_dentry_new(at->name);
+	a->tab = &ov->tab;
+	a->dentry = ov_dentry_new(a->tab, at->name);
 	a->name = strdup(at->name);
 	return a->dentry && a->name ? 0 : -ENOMEM;
 }
 
 static void arrival_clear(struct arrival *a)
 {
-	free(a->dentry);
+	ov_dentry_free(a->tab, a->dentry);
 	free(a->name);
 }
 #define cleanup_arrival __attribute__((cleanup(arrival_clear)))
@@ -380,12 +371,38 @@ static bool unname(struct overlay *ov, struct side *s)
 	return first;
 }
 
+/* Leave word of what is to be moved, for a worker that goes on if this one dies. Namespace lock held for writing. */
+static void begin_move(struct overlay *ov, const struct side *old, const struct side *new, unsigned flags, bool whiteout)
+{
+	struct ov_intent *in = &ov->ledger->intent;
+
+	in->flags = flags;
+	in->whiteout = whiteout;
+	in->request = ov->hooks.request ? ov->hooks.request(ov->hooks.arg) : 0;
+	in->olddir = old->dir->nodeid;
+	in->newdir = new->dir->nodeid;
+	in->src = old->i->nodeid;
+	in->dst = new->i ? new->i->nodeid : 0;
+	in->ino = old->ino;
+	snprintf(in->oldname, sizeof(in->oldname), "%s", old->name);
+	snprintf(in->newname, sizeof(in->newname), "%s", new->name);
+	__atomic_store_n(&in->live, 1, __ATOMIC_RELEASE);
+}
+
+/* MADE, in memory too; else it was not. */
+static void end_move(struct overlay *ov, bool made)
+{
+	if (made && ov->hooks.done)
+		ov->hooks.done(ov->hooks.arg);
+	ov_forget_rename(ov);
+}
+
 /* Namespace lock held for writing, both sides in the upper. */
 static int replace(struct overlay *ov, struct side *old, struct side *new, bool whiteout)
 {
 	cleanup_arrival struct arrival a = {NULL};
 	bool last = false, first;
-	int r = expect(&a, new);
+	int r = expect(ov, &a, new);
 
 	if (r == 0 && new->i && ov_inode_isdir(new->i))
 		r = clear_target_dir(ov, new);
@@ -400,17 +417,22 @@ static int replace(struct overlay *ov, struct side *old, struct side *new, bool 
 		r = mark_moved(ov, old, new);
 	if (r == 0)
 		r = mark_impure(ov, old, new);
-	if (r == 0)
-		r = move_on_disk(ov, old, new, whiteout);
-	OV_CRASH("rename.moved");
 	if (r < 0)
 		return r;
+	begin_move(ov, old, new, 0, old->lower || whiteout);
+	r = move_on_disk(ov, old, new, whiteout);
+	OV_CRASH("rename.moved");
+	if (r < 0) {
+		end_move(ov, false);
+		return r;
+	}
 	if (new->i)
 		ov_name_gone(ov, new->dir, new->name);
 	if (new->i && ov_inode_is(new->i, OV_I_INDEXED))
 		ov_index_drop_unused(ov, new->i);
 	first = unname(ov, old);
 	arrive(ov, old->i, new, &a, first);
+	end_move(ov, true);
 	return 0;
 }
 
@@ -422,9 +444,9 @@ static int exchange(struct overlay *ov, struct side *old, struct side *new)
 
 	if (!ov->can_exchange)
 		return -EINVAL;
-	r = expect(&a, new);
+	r = expect(ov, &a, new);
 	if (r == 0)
-		r = expect(&b, old);
+		r = expect(ov, &b, old);
 	if (r == 0)
 		r = mark_moved(ov, old, new);
 	if (r == 0)
@@ -433,16 +455,27 @@ static int exchange(struct overlay *ov, struct side *old, struct side *new)
 		r = mark_impure(ov, old, new);
 	if (r == 0)
 		r = mark_impure(ov, new, old);
-	if (r == 0)
-		r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, RENAME_EXCHANGE);
-	OV_CRASH("rename.exchanged");
 	if (r < 0)
 		return r;
+	begin_move(ov, old, new, RENAME_EXCHANGE, false);
+	r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, RENAME_EXCHANGE);
+	OV_CRASH("rename.exchanged");
+	if (r < 0) {
+		end_move(ov, false);
+		return r;
+	}
 	first_old = unname(ov, old);
 	first_new = unname(ov, new);
 	arrive(ov, old->i, new, &a, first_old);
 	arrive(ov, new->i, old, &b, first_new);
+	end_move(ov, true);
 	return 0;
+}
+
+/* Has a worker that died made this rename, but for the answer? Then the old name is gone and the new one is there. */
+static bool was_made(struct overlay *ov, const struct side *old, struct side *new, unsigned flags)
+{
+	return ov_is_repeat(ov) && !(flags & RENAME_EXCHANGE) && !old->i && look(ov, new) == 0 && new->i;
 }
 
 int ov_rename(struct overlay *ov, struct ov_inode *olddir, const char *oldname, struct ov_inode *newdir,
@@ -462,7 +495,9 @@ int ov_rename(struct overlay *ov, struct ov_inode *olddir, const char *oldname, 
 	if (ov_inode_is(newdir, OV_I_UNLINKED))
 		return -ENOENT;
 	r = prepare(ov, &old, &new, flags);
-	if (r == 0 && old.i != new.i) {
+	if (r == -ENOENT && was_made(ov, &old, &new, flags))
+		r = 0;
+	if (r == 0 && old.i && old.i != new.i) {
 		OV_NS_WRITE(ov);
 		r = link_up(ov, &old);
 		if (r == 0)

@@ -2,6 +2,7 @@
 
 /* Opening and closing an overlay: layers, checks, workdir, and what the upper's file system can do. */
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
@@ -382,19 +383,14 @@ static void choose_override(struct overlay *ov)
 	}
 }
 
-static int make_root(struct overlay *ov)
+int ov_reopen_root(struct overlay *ov, struct ov_inode *root)
 {
-	struct ov_inode *root = ov_inode_new(&ov->tab, S_IFDIR);
 	struct statx stx;
 	int r;
 
-	if (!root)
-		return -ENOMEM;
 	root->rdirs = calloc(ov->nlayers, sizeof(struct ov_rdir *));
-	if (!root->rdirs) {
-		ov_inode_discard(&ov->tab, root);
+	if (!root->rdirs)
 		return -ENOMEM;
-	}
 	for (unsigned n = 0; n < ov->nlayers; n++) {
 		root->rdirs[root->nrdirs++] = ov_rdir_ref(ov->roots[n]);
 		r = ov_at_statx(ov_at_name(ov->layers[n].root_fd, OV_OCI_OPAQUE_NAME), STATX_BASIC_STATS, &stx);
@@ -403,13 +399,50 @@ static int make_root(struct overlay *ov)
 	}
 	root->nlookup = 1;
 	if (ov->has_upper)
-		root->flags |= OV_I_UPPER;
-	r = ov_at_statx(ov_at_fd(ov->layers[0].root_fd), STATX_BASIC_STATS, &stx);
-	if (r == 0)
-		root->ino = ov_make_ino(ov, &ov->layers[0], stx.stx_ino);
-	ov_inode_insert(&ov->tab, root);
+		ov_inode_set(root, OV_I_UPPER);
+	ov_inode_unset(root, OV_I_STALE);
 	ov->root = root;
+	return 0;
+}
+
+static int make_root(struct overlay *ov)
+{
+	struct ov_inode *root = ov_inode_new(&ov->tab, S_IFDIR);
+	struct statx stx;
+	int r;
+
+	if (!root)
+		return -ENOMEM;
+	r = ov_at_statx(ov_at_fd(ov->layers[0].root_fd), STATX_BASIC_STATS, &stx);
+	if (r == 0) {
+		root->ino = ov_make_ino(ov, &ov->layers[0], stx.stx_ino);
+		r = ov_reopen_root(ov, root);
+	}
+	if (r < 0)
+		ov_inode_discard(&ov->tab, root);
+	else
+		ov_inode_insert(&ov->tab, root);
 	return r;
+}
+
+void ov_clean_work(struct overlay *ov)
+{
+	int fd = ov_at_open(ov_at_name(ov->work_fd, "."), O_RDONLY | O_DIRECTORY, 0);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *de;
+
+	if (!dir) {
+		if (fd >= 0)
+			close(fd);
+		ov_warn("cannot look for leftovers in '%s/work': %s", ov->cfg.work, strerror(fd < 0 ? -fd : ENOMEM));
+		return;
+	}
+	while ((de = readdir(dir)))
+		if (de->d_name[0] == '#')
+			ov_cleanup_tmp(ov, de->d_name);
+	closedir(dir);
+	if (ov_opaque_read(ov_at_fd(ov->layers[0].root_fd)) == OV_OPAQUE_XWHITEOUTS)
+		ov_layer_set_xwhiteouts(&ov->layers[0]);
 }
 
 /* As many fds as allowed; the cache takes what is left over. */
@@ -457,9 +490,26 @@ static int init_locks(struct overlay *ov)
 	pthread_rwlockattr_destroy(&attr);
 	if (r == 0)
 		r = -pthread_mutex_init(&ov->listings_lock, NULL);
+	if (r == 0)
+		r = -pthread_mutex_init(&ov->revive, NULL);
 	for (unsigned n = 0; r == 0 && n < OV_TIME_LOCKS; n++)
 		r = -pthread_mutex_init(&ov->times[n], NULL);
 	return r;
+}
+
+static int open_ledger(struct overlay *ov)
+{
+	int r = ov_arena_open(&ov->arena, sizeof(struct ov_ledger), ov->cfg.shared);
+
+	if (r < 0) {
+		ov_error("no memory for inodes: %s", strerror(-r));
+		return r;
+	}
+	ov->ledger = ov_arena_header(&ov->arena);
+	ov->ledger->magic = OV_LEDGER_MAGIC;
+	ov->ledger->version = OV_LEDGER_VERSION;
+	ov->ledger->base = (uint64_t)(uintptr_t)ov->arena.base;
+	return 0;
 }
 
 static int open_overlay(struct overlay *ov, int mountpoint_fd)
@@ -467,7 +517,9 @@ static int open_overlay(struct overlay *ov, int mountpoint_fd)
 	int r = ov_fdcache_init(&ov->fds, fd_budget(ov));
 
 	if (r == 0)
-		r = ov_itable_init(&ov->tab, &ov->fds);
+		r = open_ledger(ov);
+	if (r == 0)
+		r = ov_itable_init(&ov->tab, &ov->fds, &ov->arena);
 	if (r < 0)
 		return r;
 	ov->tab.free_listing = drop_listing;
@@ -508,7 +560,7 @@ int ov_open(struct overlay **out, struct ov_config *cfg, int mountpoint_fd)
 		return -ENOMEM;
 	ov->cfg = *cfg;
 	memset(cfg, 0, sizeof(*cfg));
-	ov->work_fd = ov->workdir_fd = ov->index_fd = -1;
+	ov->work_fd = ov->workdir_fd = ov->index_fd = ov->arena.fd = -1;
 	r = init_locks(ov);
 	if (r == 0)
 		r = open_overlay(ov, mountpoint_fd);
@@ -549,7 +601,9 @@ void ov_close(struct overlay *ov)
 	free(ov->layers);
 	free(ov->roots);
 	free(ov->fsdevs);
+	ov_arena_close(&ov->arena);
 	ov_fdcache_destroy(&ov->fds);
+	pthread_mutex_destroy(&ov->revive);
 	pthread_rwlock_destroy(&ov->ns);
 	pthread_mutex_destroy(&ov->listings_lock);
 	for (unsigned n = 0; n < OV_TIME_LOCKS; n++)

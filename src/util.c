@@ -87,9 +87,21 @@ const char *ov_path(struct overlay *ov, uint64_t nodeid, char *buf, size_t size)
 	return buf[pos] ? buf + pos : i == ov->root ? "/" : "a deleted file";
 }
 
+int ov_prepend(char *buf, size_t *pos, const char *part)
+{
+	size_t len = strlen(part);
+
+	if (len + 1 > *pos)
+		return -ENAMETOOLONG;
+	*pos -= len;
+	memcpy(buf + *pos, part, len);
+	buf[--*pos] = '/';
+	return 0;
+}
+
 void ov_tmp_name(struct overlay *ov, char *buf)
 {
-	snprintf(buf, 32, "#%llx", (unsigned long long)__atomic_add_fetch(&ov->tmp_counter, 1, __ATOMIC_RELAXED));
+	snprintf(buf, 32, "#%llx", (unsigned long long)__atomic_add_fetch(&ov->ledger->tmp_counter, 1, __ATOMIC_RELAXED));
 }
 
 uint64_t ov_make_ino(const struct overlay *ov, const struct ov_layer *layer, uint64_t ino)

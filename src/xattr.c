@@ -154,6 +154,8 @@ int ov_setxattr(struct overlay *ov, struct ov_inode *i, const char *name, const 
 	if (!stored)
 		return -EPERM;
 	r = set_one(ov, real.at, name, stored, value, size, flags);
+	if (r == -EEXIST && ov_is_repeat(ov))
+		r = 0;
 	if (r == 0 && ov_inode_isdir(i) && is_acl(name))
 		ov_inode_unset(i, OV_I_PROPS);
 	if (r == 0 && kill_sgid) {
@@ -178,6 +180,8 @@ int ov_removexattr(struct overlay *ov, struct ov_inode *i, const char *name)
 	if (r < 0)
 		return r;
 	n = ov_getxattr(ov, i, name, NULL, 0); /* no copy-up for what is not there */
+	if (n == -ENODATA && ov_is_repeat(ov))
+		return 0;
 	if (n == -ENODATA && is_acl(name) && ov_inode_is(i, OV_I_UPPER))
 		return 0; /* there is always an ACL: the one that the mode says */
 	if (n < 0)

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef OV_LEDGER_H
+#define OV_LEDGER_H
+
+/*
+ * What a worker leaves to the one that goes on after its death: this header of the arena, and the inodes and names behind it
+ * (inode.h). Written with plain stores as things happen; nothing of it is needed to read what is on disk.
+ */
+
+#include <stdint.h>
+
+#define OV_LEDGER_MAGIC 0x4f564c47u
+/* Changes with the layout of the ledger, of inodes and of names: a program of another version cannot go on with it. */
+#define OV_LEDGER_VERSION 1u
+
+#define OV_LEDGER_THREADS 128
+#define OV_LEDGER_STRIKES 64
+#define OV_LEDGER_NAME 256
+
+/*
+ * The rename that is being carried out (there is one at a time, under the namespace lock): whether it has happened is seen from
+ * where the object with inode number INO is.
+ */
+struct ov_intent {
+	uint32_t live;
+	uint32_t flags;    /* of renameat2(2) */
+	uint32_t whiteout; /* one belongs under the old name */
+	uint64_t request;  /* the front's number of it */
+	uint64_t olddir, newdir; /* nodeids, like those of what is moved and of what is in its way or exchanged (0: nothing) */
+	uint64_t src, dst;
+	uint64_t ino;      /* on disk, in the upper, of what is moved */
+	char oldname[OV_LEDGER_NAME];
+	char newname[OV_LEDGER_NAME];
+};
+
+/* The request that a thread is serving. */
+struct ov_inflight {
+	uint64_t unique; /* 0: none */
+	uint64_t nodeid;
+	uint32_t opcode;
+	uint32_t done;   /* carried out in full, though not answered yet */
+	uint8_t pad[40]; /* a cache line each */
+};
+
+/* A request during which workers have died. */
+struct ov_strike {
+	uint64_t unique;
+	uint32_t crashes; /* by its own fault, as far as can be told */
+	uint32_t deaths;  /* of any kind */
+};
+
+struct ov_ledger {
+	uint32_t magic, version;
+	uint64_t base;        /* where the arena was mapped by whoever used it last */
+	uint64_t next_id;     /* the next nodeid */
+	uint64_t tmp_counter; /* names of temporaries */
+	struct ov_intent intent;
+	uint64_t blame;       /* unique of the request that the dying thread was at */
+	uint64_t served;      /* requests answered by workers, roughly: how far they come */
+	uint32_t restarts;
+	struct ov_strike strikes[OV_LEDGER_STRIKES];
+	struct ov_inflight inflight[OV_LEDGER_THREADS];
+};
+
+#endif
