@@ -71,10 +71,26 @@ static bool is_page_cached(int fd)
 	return false;
 }
 
-int ov_layer_open(struct ov_layer *l, const char *path, bool upper)
+int ov_layer_look(struct ov_layer *l)
 {
 	struct statx stx;
-	int r;
+	int r = ov_at_statx(ov_at_fd(l->root_fd), STATX_BASIC_STATS, &stx);
+
+	if (r < 0)
+		return r;
+	l->dev = ((dev_t)stx.stx_dev_major << 32) | stx.stx_dev_minor;
+	l->root_ino = stx.stx_ino;
+	l->page_cached = is_page_cached(l->root_fd);
+	r = ov_fs_uuid(l->root_fd, l->uuid);
+	if (r < 0)
+		memset(l->uuid, 0, sizeof(l->uuid));
+	l->xwhiteouts = ov_opaque_read(ov_at_fd(l->root_fd)) == OV_OPAQUE_XWHITEOUTS;
+	l->override = ov_override_detect(ov_at_fd(l->root_fd));
+	return 0;
+}
+
+int ov_layer_open(struct ov_layer *l, const char *path, bool upper)
+{
 
 	memset(l, 0, sizeof(*l));
 	l->root_fd = -1;
@@ -96,20 +112,7 @@ int ov_layer_open(struct ov_layer *l, const char *path, bool upper)
 		l->root_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 		l->careful = true;
 	}
-	if (l->root_fd < 0)
-		return -errno;
-	r = ov_at_statx(ov_at_fd(l->root_fd), STATX_BASIC_STATS, &stx);
-	if (r < 0)
-		return r;
-	l->dev = ((dev_t)stx.stx_dev_major << 32) | stx.stx_dev_minor;
-	l->root_ino = stx.stx_ino;
-	l->page_cached = is_page_cached(l->root_fd);
-	r = ov_fs_uuid(l->root_fd, l->uuid);
-	if (r < 0)
-		memset(l->uuid, 0, sizeof(l->uuid));
-	l->xwhiteouts = ov_opaque_read(ov_at_fd(l->root_fd)) == OV_OPAQUE_XWHITEOUTS;
-	l->override = ov_override_detect(ov_at_fd(l->root_fd));
-	return 0;
+	return l->root_fd < 0 ? -errno : ov_layer_look(l);
 }
 
 void ov_layer_close(struct ov_layer *l)

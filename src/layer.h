@@ -35,6 +35,9 @@ struct ov_layer {
  */
 int ov_layer_open(struct ov_layer *l, const char *path, bool upper);
 
+/* Find out what there is to know of the directory behind L->root_fd. 0 or -errno. */
+int ov_layer_look(struct ov_layer *l);
+
 void ov_layer_close(struct ov_layer *l);
 
 /* May empty files of the layer be xattr whiteouts? Any thread learns it at any lookup, and all of them ask. */

@@ -39,7 +39,8 @@ struct ov_inflight {
 	uint64_t nodeid;
 	uint32_t opcode;
 	uint32_t done;   /* carried out in full, though not answered yet */
-	uint8_t pad[40]; /* a cache line each */
+	uint64_t served; /* requests answered so far */
+	uint8_t pad[32]; /* a cache line each */
 };
 
 /* A request during which workers have died. */
@@ -47,6 +48,8 @@ struct ov_strike {
 	uint64_t unique;
 	uint32_t crashes; /* by its own fault, as far as can be told */
 	uint32_t deaths;  /* of any kind */
+	uint32_t restart; /* the number of the last of these deaths */
+	uint32_t done;    /* it was carried out, only the answer is missing */
 };
 
 struct ov_ledger {
@@ -56,8 +59,8 @@ struct ov_ledger {
 	uint64_t tmp_counter; /* names of temporaries */
 	struct ov_intent intent;
 	uint64_t blame;       /* unique of the request that the dying thread was at */
-	uint64_t served;      /* requests answered by workers, roughly: how far they come */
-	uint32_t restarts;
+	uint32_t restarts;    /* workers that have died */
+	uint32_t renewals;    /* programs that have taken over */
 	struct ov_strike strikes[OV_LEDGER_STRIKES];
 	struct ov_inflight inflight[OV_LEDGER_THREADS];
 };

@@ -54,6 +54,14 @@ void ov_log_to_syslog(bool on, const char *ident)
 	errno = saved;
 }
 
+void ov_log_release(void)
+{
+	pthread_mutex_lock(&sink.lock);
+	if (sink.syslog)
+		closelog();
+	pthread_mutex_unlock(&sink.lock);
+}
+
 static int priority(enum ov_log_level level)
 {
 	switch (level) {

@@ -20,6 +20,9 @@ void ov_log_to_syslog(bool on, const char *ident);
 /* Write one line "fuse-overlay: <text>". FMT carries no newline. Thread-safe; keeps errno. */
 void ov_log(enum ov_log_level level, const char *fmt, ...) OV_PRINTF(2, 3);
 
+/* Let go of the connection to syslog, whose fd must not be known to two processes; the next line makes it again. */
+void ov_log_release(void);
+
 #define ov_error(...) ov_log(OV_LOG_ERROR, __VA_ARGS__)
 #define ov_warn(...) ov_log(OV_LOG_WARNING, __VA_ARGS__)
 #define ov_info(...) ov_log(OV_LOG_INFO, __VA_ARGS__)

@@ -3,17 +3,19 @@
 /* The program: options, background, and the exit code that scripts wait for. */
 
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 
 #include "log.h"
 #include "overlay.h"
 #include "params.h"
+#include "renew.h"
 #include "session.h"
+#include "supervisor.h"
+#include "sys/io.h"
 
 /* Wait for the child's word that the mount answers: its first byte is the exit code; none at all: it died. */
 static int wait_for_child(int fd)
@@ -92,6 +94,7 @@ static void block_signals(void)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
 	sigaddset(&set, SIGUSR1);
+	sigaddset(&set, SIGUSR2);
 	(void)pthread_sigmask(SIG_BLOCK, &set, NULL);
 	(void)signal(SIGPIPE, SIG_IGN);
 }
@@ -101,52 +104,135 @@ static int mountpoint_fd(const char *path)
 	return strncmp(path, "/dev/fd/", 8) == 0 ? -1 : open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 }
 
-static void close_all(void)
+/* What serves a mount. */
+struct daemon {
+	const struct ov_params *params;
+	struct ov_session *session;
+	struct overlay *ov;
+	int report; /* the pipe to the parent, or -1 */
+	char **argv;
+	char program[PATH_MAX]; /* of this process: where a newer one is looked for */
+};
+
+/* Everything is served until the end: the exit status, or OV_EXIT_RENEW. In a process that ends right after. */
+static int serve(void *arg, bool again)
 {
-#ifdef SYS_close_range
-	(void)syscall(SYS_close_range, 3U, ~0U, 0U);
-#endif
+	struct daemon *d = arg;
+	int r = ov_session_start(d->session, again);
+
+	if (r == 0)
+		r = ov_session_serve(d->session);
+	if (r == OV_SESSION_RENEW)
+		return OV_EXIT_RENEW;
+	/* the kernel closes everything faster than we can: who unmounted may want the layers' file systems */
+	ov_finish(d->ov);
+	ov_close_range(3, ~0U); /* at once, where _exit() waits for the threads first */
+	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
-static int run(struct ov_params *p)
+static bool worker_died(void *arg, int signal)
 {
-	struct ov_session *s = NULL;
-	struct overlay *ov = NULL;
-	int report = -1;
-	int r = 0, mfd;
+	struct daemon *d = arg;
 
-	if (!p->foreground)
-		r = go_background(&report);
+	return ov_session_bury(d->session, signal);
+}
+
+static void worker_runs(void *arg)
+{
+	struct daemon *d = arg;
+
+	tell_parent(d->report, EXIT_SUCCESS);
+	d->report = -1;
+}
+
+static bool can_renew(void *arg)
+{
+	struct daemon *d = arg;
+
+	return ov_renew_check(d->program);
+}
+
+static void renew(void *arg)
+{
+	struct daemon *d = arg;
+
+	ov_renew(d->program, d->argv, d->ov, d->session);
+}
+
+static int supervise(struct daemon *d, bool again)
+{
+	const struct ov_supervised s = {.arg = d, .work = serve, .died = worker_died, .running = worker_runs, .renew = renew,
+					.can_renew = can_renew};
+
+	ov_log_release();
+	if (ov_session_keep_fds(d->session, d->report) < 0) {
+		ov_warn("no supervisor without /proc: nobody will replace this process if it dies");
+		worker_runs(d);
+		return serve(d, false);
+	}
+	return ov_supervise(&s, again);
+}
+
+/* In one process, with everything freed in the end. */
+static int serve_alone(struct daemon *d)
+{
+	int r = ov_session_start(d->session, false);
+
+	if (r < 0)
+		return r;
+	worker_runs(d);
+	return ov_session_serve(d->session);
+}
+
+static int open_all(struct daemon *d, struct ov_params *p, const struct ov_handover *h)
+{
+	int mfd, r;
+
+	if (h->overlay) {
+		r = ov_open_handed_over(&d->ov, &p->ov, h->overlay);
+		return r == 0 ? ov_session_take(&d->session, d->ov, p, h->session) : r;
+	}
+	mfd = mountpoint_fd(p->mountpoint);
+	r = ov_open(&d->ov, &p->ov, mfd);
+	if (mfd >= 0)
+		close(mfd);
+	return r == 0 ? ov_session_mount(&d->session, d->ov, p) : r;
+}
+
+static int run(struct ov_params *p, char **argv)
+{
+	struct daemon d = {.params = p, .argv = argv, .report = -1};
+	struct ov_handover handover = ov_handover_get();
+	int r = 0;
+
+	ov_renew_program(d.program, sizeof(d.program));
+	if (!p->foreground && !handover.overlay)
+		r = go_background(&d.report);
 	if (r < 0) {
 		ov_error("cannot go to the background: %s", strerror(-r));
 		return EXIT_FAILURE;
 	}
 	umask(0); /* modes come from the callers */
 	block_signals();
-	mfd = mountpoint_fd(p->mountpoint);
-	r = ov_open(&ov, &p->ov, mfd);
-	if (mfd >= 0)
-		close(mfd);
-	if (r == 0)
-		r = ov_session_mount(&s, ov, p);
-	if (r == 0)
-		r = ov_session_start(s);
+	if (handover.overlay && !p->foreground)
+		ov_log_to_syslog(true, OV_PROGRAM);
+	p->ov.shared = p->supervise;
+	r = open_all(&d, p, &handover);
 	if (r == 0) {
-		if (!p->foreground)
+		if (!p->foreground && !handover.overlay)
 			detach();
-		tell_parent(report, EXIT_SUCCESS);
-		r = ov_session_serve(s);
+		if (p->supervise)
+			_exit(supervise(&d, handover.overlay != NULL)); /* the worker has closed and removed what is to be */
 		if (!p->foreground) {
-			/* the kernel closes everything faster than we can: who unmounted may want the layers' file systems */
-			ov_finish(ov);
-			close_all(); /* at once, where _exit() waits for the threads first */
-			_exit(r < 0 ? EXIT_FAILURE : EXIT_SUCCESS);
+			worker_runs(&d);
+			_exit(serve(&d, false));
 		}
+		r = serve_alone(&d);
 	} else {
-		tell_parent(report, EXIT_FAILURE);
+		tell_parent(d.report, EXIT_FAILURE);
 	}
-	ov_session_free(s);
-	ov_close(ov);
+	ov_session_free(d.session);
+	ov_close(d.ov);
 	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
@@ -159,10 +245,14 @@ int main(int argc, char **argv)
 		ov_params_help(stdout);
 	} else if (r == 0 && p.action == OV_SHOW_VERSION) {
 		ov_params_version(stdout);
+	} else if (r == 0 && p.action == OV_SHOW_STATE_VERSION) {
+		printf("%u\n", OV_LEDGER_VERSION);
+	} else if (r == 0 && p.action == OV_UPGRADE) {
+		r = ov_renew_ask(p.mountpoint);
 	} else if (r == 0) {
 		if (p.log_level >= 0)
 			ov_log_set_level((enum ov_log_level)p.log_level);
-		r = run(&p);
+		r = run(&p, argv);
 		ov_params_clear(&p);
 		return r;
 	}

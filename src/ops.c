@@ -9,7 +9,6 @@
 
 #include "log.h"
 
-#define STATS_XATTR "user.fuse-overlay.stats"
 #define BIG_WRITE (256 * 1024) /* bytes from which another thread reads the next request meanwhile */
 #define DATA_BUF ((size_t)1 << 20)
 
@@ -19,6 +18,9 @@ size_t ov_ops_print_stats(struct ov_front *fr, char *text, size_t size)
 
 	if (n < size)
 		n += ov_print_state(fr->ov, text + n, size - n);
+	if (n < size)
+		n += (size_t)snprintf(text + n, size - n, "restarts %u\nrenewals %u\n", fr->ov->ledger->restarts,
+				      fr->ov->ledger->renewals);
 	return n < size ? n : size - 1;
 }
 
@@ -499,7 +501,7 @@ static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t
 	}
 	if (size > DATA_BUF)
 		size = DATA_BUF;
-	if (ino == FUSE_ROOT_ID && strcmp(name, STATS_XATTR) == 0)
+	if (ino == FUSE_ROOT_ID && strcmp(name, OV_STATS_XATTR) == 0)
 		n = get_stats(req, buf, size);
 	else
 		n = ov_getxattr(front(req)->ov, i, name, buf, size);
@@ -759,6 +761,14 @@ static void raw_statx(struct ov_front *fr)
 	ov_transport_reply(fr->fd, r, &out, sizeof(out));
 }
 
+/* Go on with a new program: root and the owner of the mount may say so. */
+static int ask_upgrade(struct ov_front *fr)
+{
+	uint32_t uid = ov_transport_current()->uid;
+
+	return uid != 0 && uid != fr->owner ? -EPERM : fr->upgrade ? fr->upgrade(fr->started_arg) : -EOPNOTSUPP;
+}
+
 /*
  * SETXATTR has two layouts, and libfuse 3.14.0 takes the long one for granted: name and value are found here, by what INIT
  * agreed on.
@@ -782,6 +792,8 @@ static int raw_setxattr(struct ov_front *fr, const struct fuse_buf *buf)
 	name_len = strnlen(name, len);
 	if (name_len == len || len - name_len - 1 < arg[0])
 		return -EINVAL;
+	if (i->nodeid == FUSE_ROOT_ID && strcmp(name, OV_UPGRADE_XATTR) == 0)
+		return ask_upgrade(fr);
 	return ov_setxattr(fr->ov, i, name, name + name_len + 1, arg[0], (int)arg[1],
 			   arg[2] & 1 /* FUSE_SETXATTR_ACL_KILL_SGID */);
 }

@@ -19,7 +19,8 @@ struct ov_front {
 	uid_t owner;      /* of the mount: may read the statistics */
 	int fd;           /* /dev/fuse */
 	void (*started)(void *arg); /* INIT was answered */
-	void *started_arg;
+	int (*upgrade)(void *arg);  /* somebody who may asks for a new program: 0 or -errno */
+	void *started_arg;          /* of both */
 };
 
 extern const struct fuse_lowlevel_ops ov_fuse_ops;

@@ -111,6 +111,7 @@ struct overlay {
 	struct ov_arena arena;   /* inodes and names */
 	struct ov_ledger *ledger; /* its header */
 	pthread_mutex_t revive;  /* one stale inode at a time */
+	const struct ov_handed *handed; /* while it is opened with the fds of another program */
 	uint64_t made;           /* front's number of the rename that the last worker died in and that is made; 0: none */
 	struct ov_itable tab;
 	struct ov_hooks hooks;
@@ -129,6 +130,16 @@ struct overlay {
  */
 int ov_open(struct overlay **out, struct ov_config *cfg, int mountpoint_fd);
 void ov_close(struct overlay *ov);
+
+/*
+ * For a program that shall go on with the mount: the fds that OV stands on as text into BUF, with what cannot be found out from
+ * them. They are inheritable from now on, those of objects without a name included. No worker runs. 0 or -errno.
+ */
+int ov_hand_over(struct overlay *ov, char *buf, size_t size);
+
+/* As ov_open(), in that program: with the fds of HANDOVER, and what the ledger says as after ov_take_over(). */
+int ov_open_handed_over(struct overlay **out, struct ov_config *cfg, const char *handover);
+
 /* Leave the upper and workdir as they shall stay, for a process that ends at once without ov_close(). */
 void ov_finish(struct overlay *ov);
 /* Lines "name count" of what the core has done and holds, in lower case, into BUF; the length that it takes, as snprintf. */

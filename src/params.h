@@ -12,8 +12,9 @@
 #include "ov_config.h"
 #include "log.h"
 
-enum ov_action { OV_RUN, OV_SHOW_HELP, OV_SHOW_VERSION };
+enum ov_action { OV_RUN, OV_SHOW_HELP, OV_SHOW_VERSION, OV_SHOW_STATE_VERSION, OV_UPGRADE };
 
+#define OV_PROGRAM "fuse-overlay"
 #define OV_POLL_DEFAULT 50 /* microseconds */
 #define OV_POLL_MAX 1000
 
@@ -35,6 +36,7 @@ struct ov_params {
 	bool default_permissions; /* default true */
 	bool auto_unmount;
 	bool clone_fd;
+	bool supervise;       /* default true */
 	int log_level;        /* enum ov_log_level, or -1: default */
 	/* Mount options for the kernel, in order: "ro", "nodev", "context=\"...\"" ...; owned, NULL-terminated. */
 	char **kernel_opts;

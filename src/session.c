@@ -2,6 +2,7 @@
 #define FUSE_USE_VERSION 314
 #include "session.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <linux/fuse.h>
@@ -9,6 +10,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -20,6 +22,7 @@
 #include "mountns.h"
 #include "ops.h"
 #include "poller.h"
+#include "sys/io.h"
 #include "transport.h"
 
 #define TIMEOUT_UNLIMITED 1e9 /* seconds; the kernel adds it to jiffies, so not more */
@@ -27,6 +30,18 @@
 #define THREADS_MAX 64
 #define START_TIMEOUT_MS 20000
 #define READ_AHEAD_KB "1024"
+#define STOP_TRIES 500
+#define STOP_PAUSE_MS 10
+#define CRASHES_MAX 2 /* a request at which so many workers have crashed is refused */
+#define DEATHS_MAX 50 /* the same for deaths that it may have nothing to do with */
+
+struct ov_session;
+
+struct ov_thread {
+	struct ov_session *s;
+	struct ov_inflight *inflight; /* in the ledger: what it is at */
+	pthread_t id;
+};
 
 struct ov_session {
 	struct ov_front front;
@@ -42,7 +57,13 @@ struct ov_session {
 	bool unmounted;           /* atomic: somebody else did */
 	unsigned ended;           /* atomic: threads that left the loop */
 	unsigned nthreads;        /* atomic: the first threads serve while the others are started */
-	pthread_t threads[THREADS_MAX];
+	struct ov_thread threads[THREADS_MAX];
+	pid_t supervisor;         /* 0: none */
+	char init[256];           /* the kernel's INIT request */
+	size_t init_len;
+	uint64_t served;          /* requests, at the last death of a worker */
+	int *fds;                 /* those that a worker starts with: all others are left by the one before it */
+	size_t nfds;
 	/*
 	 * Leader and followers: who holds LEADER reads the next request and serves it. Before something slow it hands LEADER
 	 * on, so that another thread reads; cheap requests stay on the thread whose caches are warm.
@@ -54,6 +75,8 @@ struct ov_session {
 };
 
 static __thread bool is_leader;
+static __thread struct ov_inflight *inflight; /* NULL in a thread that serves nothing */
+static struct ov_ledger *crash_ledger;        /* for the signal handler */
 
 /* Requests for which two clients that take turns count as working side by side. */
 #define SIDE_BY_SIDE 64
@@ -122,12 +145,20 @@ static void wake_main(struct ov_session *s)
 	while (n < 0 && errno == EINTR);
 }
 
+static int ask_upgrade(void *arg)
+{
+	const struct ov_session *s = arg;
+
+	if (!s->supervisor || getppid() != s->supervisor)
+		return -EOPNOTSUPP;
+	return kill(s->supervisor, SIGUSR2) < 0 ? -errno : 0;
+}
+
 static void on_started(void *arg)
 {
 	struct ov_session *s = arg;
 
-	__atomic_store_n(&s->started, true, __ATOMIC_RELEASE);
-	wake_main(s);
+	s->started = true;
 }
 
 /*
@@ -152,18 +183,120 @@ static void share_work(struct ov_session *s, const struct fuse_buf *buf)
 		hand_on(s);
 }
 
+/* ---- requests that come a second time, after a worker has died ---- */
+
+static struct ov_strike *find_strike(struct ov_ledger *l, uint64_t unique)
+{
+	for (unsigned n = 0; n < OV_LEDGER_STRIKES; n++)
+		if (l->strikes[n].unique == unique)
+			return &l->strikes[n];
+	return NULL;
+}
+
+/* The entry for UNIQUE; the one that has not been heard of for the longest time makes room for a new one. */
+static struct ov_strike *get_strike(struct ov_ledger *l, uint64_t unique)
+{
+	struct ov_strike *s = find_strike(l, unique);
+
+	if (s)
+		return s;
+	s = &l->strikes[0];
+	for (unsigned n = 1; n < OV_LEDGER_STRIKES; n++)
+		if (!l->strikes[n].unique || (s->unique && l->strikes[n].restart < s->restart))
+			s = &l->strikes[n];
+	*s = (struct ov_strike){.unique = unique};
+	return s;
+}
+
+/* The core has found out that a rename was made, in which a worker died. */
+static void note_made(struct ov_session *s)
+{
+	struct ov_ledger *l = s->ov->ledger;
+
+	for (unsigned n = 0; n < OV_LEDGER_STRIKES; n++)
+		if (l->strikes[n].unique && ov_rename_was_made(s->ov, l->strikes[n].unique))
+			l->strikes[n].done = 1;
+	ov_forget_rename(s->ov);
+}
+
+/* True if this request needs no serving any more: it was carried out, or it kills every worker. It is answered then. */
+static bool is_settled(struct ov_session *s, const struct ov_request *rq)
+{
+	struct ov_strike *strike = find_strike(s->ov->ledger, rq->unique & ~OV_UNIQUE_RESEND);
+	bool done = strike && strike->done;
+	char path[512];
+
+	if (!strike || (!done && strike->crashes < CRASHES_MAX && strike->deaths < DEATHS_MAX))
+		return false;
+	if (!done)
+		ov_error("%s at '%s' is refused: %u workers died of it", ov_stats_name(rq->opcode),
+			 ov_path(s->ov, rq->nodeid, path, sizeof(path)), strike->deaths);
+	(void)ov_transport_refuse(s->fd, rq->unique, done ? 0 : -EIO);
+	return true;
+}
+
+/* What this thread is at, for the case that it dies. */
+static void begin_request(const struct ov_request *rq)
+{
+	if (!inflight)
+		return;
+	inflight->nodeid = rq->nodeid;
+	inflight->opcode = rq->opcode;
+	inflight->done = 0;
+	__atomic_store_n(&inflight->unique, rq->unique & ~OV_UNIQUE_RESEND, __ATOMIC_RELEASE);
+}
+
+static void end_request(struct ov_session *s, const struct ov_request *rq)
+{
+	if (!inflight)
+		return;
+	if (rq->unique & OV_UNIQUE_RESEND) {
+		struct ov_strike *strike = find_strike(s->ov->ledger, rq->unique & ~OV_UNIQUE_RESEND);
+
+		if (strike)
+			*strike = (struct ov_strike){0};
+	}
+	inflight->served++;
+	__atomic_store_n(&inflight->unique, 0, __ATOMIC_RELEASE);
+}
+
+static uint64_t current_request(void *arg OV_UNUSED)
+{
+	return ov_transport_current()->unique & ~OV_UNIQUE_RESEND;
+}
+
+static bool is_repeat(void *arg OV_UNUSED)
+{
+	return ov_transport_current()->unique & OV_UNIQUE_RESEND;
+}
+
+static void request_done(void *arg OV_UNUSED)
+{
+	if (inflight)
+		__atomic_store_n(&inflight->done, 1, __ATOMIC_RELEASE);
+}
+
+/* ---- serving ---- */
+
 static void serve_one(struct ov_session *s, struct fuse_buf *buf)
 {
+	const struct ov_request *rq = ov_transport_current();
+
 	ov_transport_prepare(&s->front.transport, buf);
+	begin_request(rq);
 	share_work(s, buf);
-	if (!ov_ops_raw(&s->front, buf))
+	if (!((rq->unique & OV_UNIQUE_RESEND) && is_settled(s, rq)) && !ov_ops_raw(&s->front, buf))
 		fuse_session_process_buf(s->se, buf);
+	end_request(s, rq);
 }
 
 static void *worker(void *arg)
 {
-	struct ov_session *s = arg;
+	struct ov_thread *t = arg;
+	struct ov_session *s = t->s;
 	struct fuse_buf buf = {.mem = NULL};
+
+	inflight = t->inflight;
 
 	pthread_mutex_lock(&s->leader);
 	is_leader = true;
@@ -349,28 +482,41 @@ static int mount_quietly(struct ov_session *s)
 	return r;
 }
 
-static int mount_session(struct ov_session *s, struct fuse_args *args)
+static int new_fuse_session(struct ov_session *s, struct fuse_args *args)
 {
-	int r;
-
 	s->se = fuse_session_new(args, &ov_fuse_ops, sizeof(ov_fuse_ops), &s->front);
-	if (!s->se) {
-		ov_error("cannot set up the FUSE session: %s", fuse_complaint);
-		return -EINVAL;
-	}
-	if (mount_quietly(s) < 0) {
-		ov_error("cannot mount on '%s': %s%srun as root, in a user namespace, or with fusermount3 installed",
-			 s->mountpoint, fuse_complaint, fuse_complaint[0] ? ": " : "");
-		return -EPERM;
-	}
-	s->fd = fuse_session_fd(s->se);
-	r = ov_transport_attach(&s->front.transport, s->se, s->fd);
+	if (s->se)
+		return 0;
+	ov_error("cannot set up the FUSE session: %s", fuse_complaint);
+	return -EINVAL;
+}
+
+/* Requests and replies of the session go through our transport and s->fd. */
+static int attach(struct ov_session *s)
+{
+	int r = ov_transport_attach(&s->front.transport, s->se, s->fd);
+
 	if (r < 0)
 		ov_error("cannot attach to the FUSE session: %s", strerror(-r));
 	s->front.fd = s->fd;
 	s->front.transport.failed = log_failure;
 	s->front.transport.failed_arg = s;
 	return r;
+}
+
+static int mount_session(struct ov_session *s, struct fuse_args *args)
+{
+	int r = new_fuse_session(s, args);
+
+	if (r < 0)
+		return r;
+	if (mount_quietly(s) < 0) {
+		ov_error("cannot mount on '%s': %s%srun as root, in a user namespace, or with fusermount3 installed",
+			 s->mountpoint, fuse_complaint, fuse_complaint[0] ? ": " : "");
+		return -EPERM;
+	}
+	s->fd = fuse_session_fd(s->se);
+	return attach(s);
 }
 
 /*
@@ -391,15 +537,44 @@ static void raise_read_ahead(const struct ov_session *s)
 		ov_debug("'%s': %s; reading ahead less", path, strerror(errno));
 }
 
-int ov_session_mount(struct ov_session **out, struct overlay *ov, const struct ov_params *p)
+/* The kernel's first request, which it sends by itself: INIT. */
+static int answer_init(struct ov_session *s)
 {
-	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
-	struct ov_session *s = calloc(1, sizeof(*s));
-	int r = 0;
+	struct fuse_buf buf = {.mem = NULL};
+	int waited = 0, n = 0;
 
-	*out = NULL;
+	while (!s->started && waited < START_TIMEOUT_MS) {
+		struct pollfd pfd = {.fd = s->fd, .events = POLLIN};
+
+		if (poll(&pfd, 1, 100) <= 0) {
+			waited += 100;
+			continue;
+		}
+		n = fuse_session_receive_buf(s->se, &buf);
+		if (n == -EINTR || n == -EAGAIN)
+			continue;
+		if (n <= 0)
+			break;
+		if ((size_t)n <= sizeof(s->init)) {
+			memcpy(s->init, buf.mem, (size_t)n);
+			s->init_len = (size_t)n;
+		}
+		serve_one(s, &buf);
+	}
+	free(buf.mem);
+	s->unmounted = n == 0 && !s->started; /* so soon: that is an end like any other */
+	if (s->started || s->unmounted)
+		return 0;
+	ov_error("the kernel did not accept the mount on '%s': %s", s->mountpoint, fuse_complaint);
+	return -EIO;
+}
+
+static struct ov_session *new_session(struct overlay *ov, const struct ov_params *p)
+{
+	struct ov_session *s = calloc(1, sizeof(*s));
+
 	if (!s)
-		return -ENOMEM;
+		return NULL;
 	s->fd = s->event = s->poller.load_fd = -1;
 	s->ov = ov;
 	s->params = p;
@@ -409,15 +584,28 @@ int ov_session_mount(struct ov_session **out, struct overlay *ov, const struct o
 	s->front.acl = !p->ov.noacl && !ov->cfg.noacl && !ov->cfg.noxattrs;
 	s->front.owner = getuid();
 	s->front.started = on_started;
+	s->front.upgrade = ask_upgrade;
 	s->front.started_arg = s;
 	pthread_mutex_init(&s->leader, NULL);
+	s->event = eventfd(0, EFD_CLOEXEC);
 	fuse_set_log_func(keep_complaint);
+	return s;
+}
+
+int ov_session_mount(struct ov_session **out, struct overlay *ov, const struct ov_params *p)
+{
+	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+	struct ov_session *s = new_session(ov, p);
+	int r = 0;
+
+	*out = NULL;
+	if (!s)
+		return -ENOMEM;
 	s->fd_mount = strncmp(p->mountpoint, "/dev/fd/", 8) == 0;
 	if (!s->fd_mount)
 		r = check_mountpoint(p->mountpoint);
 	if (r == 0) {
 		s->mountpoint = s->fd_mount ? strdup(p->mountpoint) : realpath(p->mountpoint, NULL);
-		s->event = eventfd(0, EFD_CLOEXEC);
 		r = s->mountpoint && s->event >= 0 ? build_args(&args, p) : -ENOMEM;
 	}
 	if (r == 0)
@@ -426,11 +614,98 @@ int ov_session_mount(struct ov_session **out, struct overlay *ov, const struct o
 		raise_read_ahead(s);
 	if (r == 0 && !p->auto_unmount)
 		ov_mountns_leave(&s->ns);
+	if (r == 0)
+		r = answer_init(s);
 	fuse_opt_free_args(&args);
 	if (r < 0) {
 		ov_session_free(s);
 		return r;
 	}
+	*out = s;
+	return 0;
+}
+
+/* ---- handing over ---- */
+
+int ov_session_hand_over(struct ov_session *s, char *buf, size_t size)
+{
+	int n = snprintf(buf, size, "%d %d %d %llu %llu ", s->fd, s->fd_mount, s->ns.left, (unsigned long long)s->ns.dev,
+			 (unsigned long long)s->ns.ino);
+
+	for (size_t k = 0; k < s->init_len && n >= 0 && (size_t)n < size; k++)
+		n += snprintf(buf + n, size - (size_t)n, "%02x", (unsigned char)s->init[k]);
+	if (n >= 0 && (size_t)n < size)
+		n += snprintf(buf + n, size - (size_t)n, " %s", s->mountpoint);
+	if (n < 0 || (size_t)n >= size)
+		return -ENAMETOOLONG;
+	return fcntl(s->fd, F_SETFD, 0) < 0 ? -errno : 0;
+}
+
+/* The reverse. 0 or -EINVAL. */
+static int read_handover(struct ov_session *s, const char *text)
+{
+	int fd, fd_mount, left, at = 0;
+	unsigned long long dev, ino;
+
+	if (sscanf(text, "%d %d %d %llu %llu %n", &fd, &fd_mount, &left, &dev, &ino, &at) < 5 || at == 0)
+		return -EINVAL;
+	s->fd = fd;
+	s->fd_mount = fd_mount;
+	s->ns = (struct ov_mountns){.left = left, .dev = (dev_t)dev, .ino = (ino_t)ino};
+	for (text += at; *text && *text != ' ' && s->init_len < sizeof(s->init); text += 2) {
+		unsigned byte;
+
+		if (sscanf(text, "%2x", &byte) != 1)
+			return -EINVAL;
+		s->init[s->init_len++] = (char)byte;
+	}
+	if (*text != ' ' || s->init_len <= sizeof(struct fuse_in_header))
+		return -EINVAL;
+	s->mountpoint = strdup(text + 1);
+	return s->mountpoint ? fcntl(s->fd, F_SETFD, FD_CLOEXEC) : -ENOMEM;
+}
+
+/* INIT once more, for libfuse and us to know what the kernel and the program before us have agreed upon. */
+static int repeat_init(struct ov_session *s)
+{
+	ov_cleanup_free char *mem = malloc(sizeof(s->init));
+	struct fuse_buf buf = {.mem = mem, .size = s->init_len};
+
+	if (!mem)
+		return -ENOMEM;
+	memcpy(mem, s->init, s->init_len);
+	s->front.transport.mute = true;
+	serve_one(s, &buf);
+	s->front.transport.mute = false;
+	return s->started ? 0 : -EINVAL;
+}
+
+int ov_session_take(struct ov_session **out, struct overlay *ov, const struct ov_params *p, const char *handover)
+{
+	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+	struct ov_session *s = new_session(ov, p);
+	int r;
+
+	*out = NULL;
+	if (!s)
+		return -ENOMEM;
+	r = read_handover(s, handover);
+	if (r == 0)
+		r = s->event >= 0 ? build_args(&args, p) : -ENOMEM;
+	if (r == 0)
+		r = new_fuse_session(s, &args);
+	if (r == 0)
+		r = attach(s);
+	if (r == 0)
+		r = repeat_init(s);
+	fuse_opt_free_args(&args);
+	if (r < 0) {
+		ov_error("cannot go on with the mount of the program before: %s", strerror(-r));
+		ov_session_free(s);
+		return r;
+	}
+	note_made(s);
+	s->ov->ledger->renewals++;
 	*out = s;
 	return 0;
 }
@@ -454,21 +729,218 @@ static void wait_event(struct ov_session *s, int timeout)
 		ov_debug("eventfd: %s", strerror(errno));
 }
 
-int ov_session_start(struct ov_session *s)
+/* A thread that crashes says at what. Then the default takes its course, a core dump included. */
+static void on_crash(int sig)
+{
+	struct ov_inflight *at = inflight;
+
+	if (at && crash_ledger)
+		__atomic_store_n(&crash_ledger->blame, at->unique, __ATOMIC_RELEASE);
+	(void)signal(sig, SIG_DFL);
+	(void)raise(sig);
+}
+
+static void watch_crashes(struct ov_session *s)
+{
+	static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT};
+	struct sigaction sa = {.sa_handler = on_crash, .sa_flags = SA_NODEFER}, old;
+
+	crash_ledger = s->ov->ledger;
+	for (size_t n = 0; n < OV_ARRAY_SIZE(signals); n++)
+		if (sigaction(signals[n], NULL, &old) == 0 && old.sa_handler == SIG_DFL) /* else it is a sanitizer's */
+			(void)sigaction(signals[n], &sa, NULL);
+}
+
+/* ---- taking over ---- */
+
+struct held_check {
+	int fd;
+	bool found;
+};
+
+static void check_held(void *arg, int fd)
+{
+	struct held_check *c = arg;
+
+	c->found |= fd == c->fd;
+}
+
+static bool is_held(struct ov_session *s, int fd)
+{
+	struct held_check c = {.fd = fd};
+
+	ov_itable_each_held(&s->ov->tab, check_held, &c);
+	return c.found;
+}
+
+int ov_session_keep_fds(struct ov_session *s, int except)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	struct dirent *de;
+	size_t room = 0;
+
+	s->nfds = 0;
+	s->supervisor = getpid();
+	if (!dir)
+		return -errno;
+	while ((de = readdir(dir))) {
+		int fd = atoi(de->d_name);
+
+		if (de->d_name[0] == '.' || fd == dirfd(dir) || fd == except || is_held(s, fd))
+			continue;
+		if (s->nfds == room) {
+			int *grown = realloc(s->fds, (room = room ? 2 * room : 64) * sizeof(*grown));
+
+			if (!grown) {
+				closedir(dir);
+				return -ENOMEM;
+			}
+			s->fds = grown;
+		}
+		s->fds[s->nfds++] = fd;
+	}
+	closedir(dir);
+	return 0;
+}
+
+static int compare_fds(const void *a, const void *b)
+{
+	return *(const int *)a < *(const int *)b ? -1 : *(const int *)a > *(const int *)b;
+}
+
+struct fd_list {
+	int *fds;
+	size_t n, room;
+	bool failed;
+};
+
+static void add_fd(void *arg, int fd)
+{
+	struct fd_list *l = arg;
+
+	if (l->n == l->room) {
+		int *grown = realloc(l->fds, (l->room = l->room ? 2 * l->room : 256) * sizeof(*grown));
+
+		if (!grown) {
+			l->failed = true;
+			return;
+		}
+		l->fds = grown;
+	}
+	l->fds[l->n++] = fd;
+}
+
+/* Close what the dead worker had open: everything but what we all start with, and what keeps objects without a name. */
+static void close_others(struct ov_session *s)
+{
+	struct fd_list keep = {0};
+	unsigned from = 0;
+
+	for (size_t n = 0; n < s->nfds; n++)
+		add_fd(&keep, s->fds[n]);
+	ov_itable_each_held(&s->ov->tab, add_fd, &keep);
+	if (keep.failed) { /* they stay open: a leak, no harm */
+		free(keep.fds);
+		return;
+	}
+	qsort(keep.fds, keep.n, sizeof(*keep.fds), compare_fds);
+	for (size_t n = 0; n < keep.n; n++) {
+		ov_close_range(from, (unsigned)keep.fds[n]);
+		from = (unsigned)keep.fds[n] + 1;
+	}
+	ov_close_range(from, ~0U);
+	free(keep.fds);
+}
+
+/* Requests that the dead worker had read: given to us again, or (before Linux 6.9) refused. */
+static void take_requests(struct ov_session *s)
+{
+	struct ov_ledger *l = s->ov->ledger;
+	unsigned refused = 0;
+	int r = -EINVAL;
+
+	if (s->front.transport.offered & OV_INIT_HAS_RESEND)
+		r = ov_transport_resend(s->fd);
+	if (r == 0)
+		return;
+	for (unsigned n = 0; n < OV_LEDGER_STRIKES; n++)
+		if (l->strikes[n].unique && l->strikes[n].restart == l->restarts)
+			refused += ov_transport_refuse(s->fd, l->strikes[n].unique, -EIO) == 0;
+	ov_warn("this kernel cannot give requests again (Linux 6.9 can): %u that were being served failed", refused);
+}
+
+static int take_over(struct ov_session *s)
+{
+	int r = ov_take_over(s->ov);
+
+	if (r < 0)
+		return r;
+	note_made(s);
+	close_others(s);
+	take_requests(s);
+	return 0;
+}
+
+bool ov_session_bury(struct ov_session *s, int sig)
+{
+	struct ov_ledger *l = s->ov->ledger;
+	uint64_t served = 0;
+	bool crash = sig == SIGSEGV || sig == SIGBUS || sig == SIGILL || sig == SIGFPE || sig == SIGABRT;
+	bool progress;
+
+	l->restarts++;
+	for (unsigned n = 0; n < OV_LEDGER_THREADS; n++) {
+		struct ov_inflight *at = &l->inflight[n];
+		struct ov_strike *strike;
+
+		served += at->served;
+		if (!at->unique)
+			continue;
+		strike = get_strike(l, at->unique);
+		strike->restart = l->restarts;
+		strike->deaths++;
+		strike->crashes += crash && (!l->blame || l->blame == at->unique);
+		strike->done |= at->done;
+		at->unique = 0;
+	}
+	l->blame = 0;
+	progress = served != s->served;
+	s->served = served;
+	return progress;
+}
+
+int ov_session_start(struct ov_session *s, bool again)
 {
 	unsigned want = thread_count(s->params);
 
-	ov_poller_init(&s->poller, s->fd, s->params->poll);
+	if (s->unmounted) {
+		s->ended = 1;
+		return 0;
+	}
 	s->ov->hooks = (struct ov_hooks){
 		.arg = s,
 		.will_block = hand_on,
 		.flush_data = flush_data,
 		.inval_attr = inval_attr,
 		.inval_dir = inval_dir,
+		.request = current_request,
+		.is_repeat = is_repeat,
+		.done = request_done,
 	};
-	for (unsigned n = 0; n < want; n++) {
-		int r = pthread_create(&s->threads[n], NULL, worker, s);
+	if (again) {
+		int r = take_over(s);
 
+		if (r < 0)
+			return r;
+	}
+	watch_crashes(s);
+	ov_poller_init(&s->poller, s->fd, s->params->poll);
+	for (unsigned n = 0; n < want; n++) {
+		int r;
+
+		s->threads[n].s = s;
+		s->threads[n].inflight = &s->ov->ledger->inflight[n];
+		r = pthread_create(&s->threads[n].id, NULL, worker, &s->threads[n]);
 		if (r && n == 0) {
 			ov_error("cannot start a thread: %s", strerror(r));
 			return -r;
@@ -476,15 +948,6 @@ int ov_session_start(struct ov_session *s)
 		if (r)
 			break; /* fewer will do */
 		__atomic_store_n(&s->nthreads, n + 1, __ATOMIC_RELEASE);
-	}
-	for (int waited = 0; !__atomic_load_n(&s->started, __ATOMIC_ACQUIRE); waited += 1000) {
-		if (__atomic_load_n(&s->unmounted, __ATOMIC_ACQUIRE))
-			return 0; /* so soon: that is an end like any other */
-		if (__atomic_load_n(&s->ended, __ATOMIC_ACQUIRE) || waited >= START_TIMEOUT_MS) {
-			ov_error("the kernel did not accept the mount on '%s': %s", s->mountpoint, fuse_complaint);
-			return -EIO;
-		}
-		wait_event(s, 1000);
 	}
 	return 0;
 }
@@ -562,22 +1025,52 @@ static void log_stats(struct ov_session *s)
 			ov_warn("%s: %s", s->mountpoint, line);
 }
 
-/* A signal came: true if it asks to end. */
-static bool take_signal(struct ov_session *s, int sfd)
+enum serve { SERVE_ON, SERVE_END, SERVE_RENEW };
+
+/* A signal came: what now? */
+static enum serve take_signal(struct ov_session *s, int sfd)
 {
 	struct signalfd_siginfo info;
 
 	if (read(sfd, &info, sizeof(info)) != (ssize_t)sizeof(info))
-		return false;
-	if (info.ssi_signo != SIGUSR1)
-		return true;
-	log_stats(s);
-	return false;
+		return SERVE_ON;
+	switch (info.ssi_signo) {
+	case SIGUSR1:
+		log_stats(s);
+		return SERVE_ON;
+	case SIGUSR2:
+		if (s->supervisor && getppid() == s->supervisor)
+			return SERVE_RENEW;
+		ov_warn("the supervisor is gone: nobody will replace this process if it dies");
+		return SERVE_ON;
+	default:
+		return SERVE_END;
+	}
+}
+
+static void wake_up(int sig OV_UNUSED)
+{
+}
+
+/* Let the threads answer what they are at, and end. */
+static void stop_threads(struct ov_session *s)
+{
+	struct sigaction sa = {.sa_handler = wake_up};
+
+	(void)sigaction(SIGURG, &sa, NULL); /* to end the wait in read(2); without a handler it is ignored */
+	fuse_session_exit(s->se);
+	for (int n = 0; n < STOP_TRIES && __atomic_load_n(&s->ended, __ATOMIC_ACQUIRE) < s->nthreads; n++) {
+		for (unsigned k = 0; k < s->nthreads; k++)
+			if (!__atomic_load_n(&s->threads[k].inflight->unique, __ATOMIC_ACQUIRE))
+				(void)pthread_kill(s->threads[k].id, SIGURG);
+		wait_event(s, STOP_PAUSE_MS);
+	}
 }
 
 int ov_session_serve(struct ov_session *s)
 {
 	struct pollfd pfd[2] = {{.fd = s->event, .events = POLLIN}, {.fd = -1, .events = POLLIN}};
+	enum serve what = SERVE_ON;
 	sigset_t set;
 	int sfd;
 
@@ -586,22 +1079,25 @@ int ov_session_serve(struct ov_session *s)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
 	sigaddset(&set, SIGUSR1);
+	sigaddset(&set, SIGUSR2);
 	sfd = signalfd(-1, &set, SFD_CLOEXEC);
 	if (sfd < 0)
 		return -errno;
 	pfd[1].fd = sfd;
-	while (!__atomic_load_n(&s->ended, __ATOMIC_ACQUIRE)) {
+	while (!__atomic_load_n(&s->ended, __ATOMIC_ACQUIRE) && what == SERVE_ON) {
 		if (poll(pfd, 2, -1) < 0 && errno != EINTR)
 			break;
-		if ((pfd[1].revents & POLLIN) && take_signal(s, sfd)) {
-			unmount(s);
-			break;
-		}
+		if (pfd[1].revents & POLLIN)
+			what = take_signal(s, sfd);
 		if (pfd[0].revents & POLLIN)
 			wait_event(s, 0);
 	}
 	close(sfd);
-	return 0;
+	if (what == SERVE_END)
+		unmount(s);
+	else if (what == SERVE_RENEW)
+		stop_threads(s);
+	return what == SERVE_RENEW ? OV_SESSION_RENEW : 0;
 }
 
 void ov_session_free(struct ov_session *s)
@@ -618,7 +1114,7 @@ void ov_session_free(struct ov_session *s)
 			return; /* a thread still waits in read(): the process ends now and with it the connection */
 		}
 		for (unsigned n = 0; n < s->nthreads; n++)
-			pthread_join(s->threads[n], NULL);
+			pthread_join(s->threads[n].id, NULL);
 	}
 	if (s->se) {
 		if (!s->ns.left && !__atomic_load_n(&s->ended, __ATOMIC_ACQUIRE))
@@ -626,6 +1122,7 @@ void ov_session_free(struct ov_session *s)
 		fuse_session_destroy(s->se);
 	}
 	ov_poller_destroy(&s->poller);
+	free(s->fds);
 	if (s->event >= 0)
 		close(s->event);
 	pthread_mutex_destroy(&s->leader);

@@ -9,6 +9,10 @@
 
 #include "util.h"
 
+/* Of the mount's root, for root and who mounted: the statistics; set, it has the program exchanged. */
+#define OV_STATS_XATTR "user.fuse-overlay.stats"
+#define OV_UPGRADE_XATTR "user.fuse-overlay.upgrade"
+
 #define OV_STATS_OPS 64
 
 struct ov_stats {

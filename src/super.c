@@ -4,6 +4,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,12 +25,36 @@
 #define LOCK_PAUSE_MS 50
 #define XINO_SHIFT 48     /* st_ino bits left to each file system when there are several */
 
+/* What the program before this one has left open. */
+struct ov_handed {
+	int arena, workdir;
+	unsigned nlayers;
+	struct ov_handed_layer {
+		int fd;
+		unsigned flags; /* LAYER_* */
+	} *layers;
+};
+
+enum { LAYER_CLONED = 1, LAYER_NOATIME = 2, LAYER_CAREFUL = 4 };
+
 /* ---- layers ---- */
+
+static int adopt_layer(struct ov_layer *l, const char *path, bool upper, const struct ov_handed_layer *from)
+{
+	memset(l, 0, sizeof(*l));
+	l->root_fd = from->fd;
+	l->upper = upper;
+	l->cloned = from->flags & LAYER_CLONED;
+	l->noatime_ok = from->flags & LAYER_NOATIME;
+	l->careful = from->flags & LAYER_CAREFUL;
+	l->path = strdup(path);
+	return l->path ? ov_layer_look(l) : -ENOMEM;
+}
 
 static int open_one(struct overlay *ov, unsigned n, const char *path, bool upper, const char *what)
 {
 	struct ov_layer *l = &ov->layers[n];
-	int r = ov_layer_open(l, path, upper);
+	int r = ov->handed ? adopt_layer(l, path, upper, &ov->handed->layers[n]) : ov_layer_open(l, path, upper);
 
 	l->index = n;
 	if (r == -ENOENT)
@@ -57,6 +82,8 @@ static int open_layers(struct overlay *ov)
 		ov->layers[k].root_fd = -1;
 	ov->ndata = (unsigned)c->ndata;
 	ov->nlayers = total - ov->ndata;
+	if (ov->handed && ov->handed->nlayers != total)
+		return -EINVAL;
 	if (c->upper) {
 		r = open_one(ov, n++, c->upper, true, "upperdir");
 		if (r < 0)
@@ -172,7 +199,7 @@ static int lock_upper(struct overlay *ov)
 
 static int open_work_dir(struct overlay *ov)
 {
-	ov->workdir_fd = open(ov->cfg.work, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	ov->workdir_fd = ov->handed ? ov->handed->workdir : open(ov->cfg.work, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (ov->workdir_fd >= 0)
 		return 0;
 	if (errno == ENOENT)
@@ -196,11 +223,12 @@ static int check_volatile(struct overlay *ov)
 
 static int prepare_work(struct overlay *ov)
 {
-	int r = check_volatile(ov);
+	int r = ov->handed ? 0 : check_volatile(ov);
 
 	if (r < 0)
 		return r;
-	(void)ov_cleanup_tree(ov->workdir_fd, "work", 64); /* leftovers of a crash */
+	if (!ov->handed)
+		(void)ov_cleanup_tree(ov->workdir_fd, "work", 64); /* leftovers of a crash */
 	if (mkdirat(ov->workdir_fd, "work", 0700) < 0 && errno != EEXIST) {
 		r = -errno;
 		ov_error("cannot write to workdir '%s': %s", ov->cfg.work, strerror(errno));
@@ -211,7 +239,7 @@ static int prepare_work(struct overlay *ov)
 		ov_error("cannot open '%s/work': %s", ov->cfg.work, strerror(-ov->work_fd));
 		return ov->work_fd;
 	}
-	if (ov->cfg.volatile_) {
+	if (ov->cfg.volatile_ && !ov->handed) {
 		r = ov_volatile_create(ov->work_fd);
 		if (r < 0) {
 			ov_error("cannot write the volatile marker in '%s': %s", ov->cfg.work, strerror(-r));
@@ -347,12 +375,13 @@ static int prepare_upper(struct overlay *ov)
 {
 	int r = open_work_dir(ov);
 
-	if (r == 0)
+	if (r == 0 && !ov->handed) { /* else all that is checked, and the locks are on the fds */
 		r = check_overlap(ov);
-	if (r == 0)
-		r = check_writable(ov);
-	if (r == 0)
-		r = lock_upper(ov);
+		if (r == 0)
+			r = check_writable(ov);
+		if (r == 0)
+			r = lock_upper(ov);
+	}
 	if (r == 0)
 		r = prepare_work(ov);
 	if (r < 0)
@@ -465,6 +494,8 @@ static unsigned fd_budget(const struct overlay *ov)
 
 static void note_mountpoint(struct overlay *ov, int mountpoint_fd)
 {
+	if (ov->handed)
+		return;
 	for (unsigned n = 0; n < ov->nlayers + ov->ndata; n++) {
 		struct ov_layer *l = &ov->layers[n];
 
@@ -499,13 +530,21 @@ static int init_locks(struct overlay *ov)
 
 static int open_ledger(struct overlay *ov)
 {
-	int r = ov_arena_open(&ov->arena, sizeof(struct ov_ledger), ov->cfg.shared);
+	int r;
 
+	if (ov->handed)
+		r = ov_arena_take_over(&ov->arena, sizeof(struct ov_ledger), ov->handed->arena);
+	else
+		r = ov_arena_open(&ov->arena, sizeof(struct ov_ledger), ov->cfg.shared);
 	if (r < 0) {
 		ov_error("no memory for inodes: %s", strerror(-r));
 		return r;
 	}
 	ov->ledger = ov_arena_header(&ov->arena);
+	if (ov->handed && ov->ledger->magic == OV_LEDGER_MAGIC && ov->ledger->version == OV_LEDGER_VERSION)
+		return 0;
+	if (ov->handed)
+		return -EINVAL;
 	ov->ledger->magic = OV_LEDGER_MAGIC;
 	ov->ledger->version = OV_LEDGER_VERSION;
 	ov->ledger->base = (uint64_t)(uintptr_t)ov->arena.base;
@@ -547,10 +586,10 @@ static int open_overlay(struct overlay *ov, int mountpoint_fd)
 		return r;
 	ov->follow_redirect = ov->cfg.redirect == OV_REDIRECT_ON || ov->cfg.redirect == OV_REDIRECT_FOLLOW ||
 			      (ov->cfg.redirect == OV_REDIRECT_OFF && ov->xp == OV_XP_TRUSTED);
-	return make_root(ov);
+	return ov->handed ? ov_take_over(ov) : make_root(ov);
 }
 
-int ov_open(struct overlay **out, struct ov_config *cfg, int mountpoint_fd)
+static int open_with(struct overlay **out, struct ov_config *cfg, int mountpoint_fd, const struct ov_handed *handed)
 {
 	struct overlay *ov = calloc(1, sizeof(*ov));
 	int r;
@@ -561,15 +600,95 @@ int ov_open(struct overlay **out, struct ov_config *cfg, int mountpoint_fd)
 	ov->cfg = *cfg;
 	memset(cfg, 0, sizeof(*cfg));
 	ov->work_fd = ov->workdir_fd = ov->index_fd = ov->arena.fd = -1;
+	ov->handed = handed;
 	r = init_locks(ov);
 	if (r == 0)
 		r = open_overlay(ov, mountpoint_fd);
+	ov->handed = NULL;
 	if (r < 0) {
 		ov_close(ov);
 		return r;
 	}
 	*out = ov;
 	return 0;
+}
+
+int ov_open(struct overlay **out, struct ov_config *cfg, int mountpoint_fd)
+{
+	return open_with(out, cfg, mountpoint_fd, NULL);
+}
+
+/* ---- going on in another program ---- */
+
+static void inherit(void *failed, int fd)
+{
+	if (fcntl(fd, F_SETFD, 0) < 0)
+		*(int *)failed = -errno;
+}
+
+int ov_hand_over(struct overlay *ov, char *buf, size_t size)
+{
+	unsigned total = ov->nlayers + ov->ndata;
+	struct ov_inode *root;
+	int failed = ov_itable_recover(&ov->tab, &root);
+	int n = snprintf(buf, size, "%d %d %u", ov->arena.fd, ov->workdir_fd, total);
+
+	if (failed < 0)
+		return failed;
+	for (unsigned k = 0; k < total && n >= 0 && (size_t)n < size; k++) {
+		const struct ov_layer *l = &ov->layers[k];
+		int m = snprintf(buf + n, size - (size_t)n, " %d %d", l->root_fd,
+				 (l->cloned ? LAYER_CLONED : 0) | (l->noatime_ok ? LAYER_NOATIME : 0) |
+					 (l->careful ? LAYER_CAREFUL : 0));
+
+		inherit(&failed, l->root_fd);
+		n = m < 0 ? m : n + m;
+	}
+	if (n < 0 || (size_t)n >= size)
+		return -ENAMETOOLONG;
+	inherit(&failed, ov->arena.fd);
+	if (ov->workdir_fd >= 0)
+		inherit(&failed, ov->workdir_fd);
+	ov_itable_each_held(&ov->tab, inherit, &failed);
+	return failed;
+}
+
+/* The next number of *TEXT. */
+static int next_number(const char **text)
+{
+	char *end;
+	long n = strtol(*text, &end, 10);
+
+	*text = end;
+	return n < -1 || n > INT_MAX ? -1 : (int)n;
+}
+
+int ov_open_handed_over(struct overlay **out, struct ov_config *cfg, const char *handover)
+{
+	struct ov_handed h;
+	int r;
+
+	*out = NULL;
+	h.arena = next_number(&handover);
+	h.workdir = next_number(&handover);
+	h.nlayers = (unsigned)next_number(&handover);
+	if (h.nlayers > strlen(handover))
+		return -EINVAL;
+	h.layers = calloc(h.nlayers + 1u, sizeof(*h.layers));
+	if (!h.layers)
+		return -ENOMEM;
+	for (unsigned n = 0; n < h.nlayers; n++) {
+		h.layers[n].fd = next_number(&handover);
+		h.layers[n].flags = (unsigned)next_number(&handover);
+		if (fcntl(h.layers[n].fd, F_SETFD, FD_CLOEXEC) < 0)
+			ov_debug("layer %u was not handed over: %s", n, strerror(errno));
+	}
+	if (h.workdir >= 0)
+		(void)fcntl(h.workdir, F_SETFD, FD_CLOEXEC);
+	(void)fcntl(h.arena, F_SETFD, FD_CLOEXEC);
+	r = open_with(out, cfg, -1, &h);
+	free(h.layers);
+	return r;
 }
 
 void ov_finish(struct overlay *ov)

@@ -117,6 +117,8 @@ static ssize_t io_writev(int fd, struct iovec *iov, int count, void *userdata OV
 
 	if (current.opcode == FUSE_INIT && current_transport && out->unique == current.unique && out->error == 0)
 		patch_init(current_transport, iov, count);
+	if (current_transport && current_transport->mute)
+		return out->len;
 	if (out->unique == current.unique)
 		tell_trouble(out->error);
 	return writev(fd, iov, count);
@@ -139,4 +141,18 @@ int ov_transport_reply(int fd, int error, const void *data, size_t size)
 	tell_trouble(error);
 	out.len = (uint32_t)(sizeof(out) + iov[1].iov_len);
 	return writev(fd, iov, error || !size ? 1 : 2) < 0 ? -errno : 0;
+}
+
+int ov_transport_refuse(int fd, uint64_t unique, int error)
+{
+	struct fuse_out_header out = {.len = sizeof(out), .unique = unique, .error = error};
+
+	return write(fd, &out, sizeof(out)) < 0 ? -errno : 0;
+}
+
+#define NOTIFY_RESEND 7 /* include/uapi/linux/fuse.h 7.41 */
+
+int ov_transport_resend(int fd)
+{
+	return ov_transport_refuse(fd, 0, NOTIFY_RESEND); /* a notification is a reply to nothing */
 }

@@ -26,6 +26,7 @@ struct ov_request {
 struct ov_transport {
 	struct ov_stats stats;
 	uint64_t offered;     /* INIT flags of the kernel */
+	bool mute;            /* replies go nowhere: the request was answered by another program */
 	bool setxattr_ext;    /* SETXATTR requests have the long form */
 	/* a request is answered with ERROR (an errno): to be told to whoever looks after the machine */
 	void (*failed)(void *arg, const struct ov_request *rq, int error);
@@ -37,6 +38,16 @@ int ov_transport_attach(struct ov_transport *t, struct fuse_session *se, int fd)
 
 /* Look at the request in BUF before libfuse does: fills the thread's ov_request and counts it. */
 void ov_transport_prepare(struct ov_transport *t, const struct fuse_buf *buf);
+
+/* A request that was read once before, by a process that died, comes with this bit in its number (Linux 6.9). */
+#define OV_UNIQUE_RESEND (1ULL << 63)
+#define OV_INIT_HAS_RESEND (1ULL << 39)
+
+/* Have the kernel give us every request again that has been read and not answered. 0 or -errno. */
+int ov_transport_resend(int fd);
+
+/* Answer request UNIQUE, which nobody is serving, with ERROR (-errno). 0 or -errno: -ENOENT if it is not waiting. */
+int ov_transport_refuse(int fd, uint64_t unique, int error);
 
 /* The request this thread is serving. */
 const struct ov_request *ov_transport_current(void);

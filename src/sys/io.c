@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "io.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -205,4 +207,32 @@ int ov_copy_data(int in, int out, off_t size)
 int ov_fsync(int fd, bool datasync)
 {
 	return TEMP_FAILURE_RETRY(datasync ? fdatasync(fd) : fsync(fd)) < 0 ? -errno : 0;
+}
+
+/* What close_range(2) does, where that is missing (before Linux 5.9, or forbidden). */
+static void close_listed(unsigned first, unsigned end)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	struct dirent *de;
+
+	if (!dir)
+		return;
+	while ((de = readdir(dir))) {
+		unsigned fd = (unsigned)strtoul(de->d_name, NULL, 10);
+
+		if (de->d_name[0] != '.' && (int)fd != dirfd(dir) && fd >= first && fd < end)
+			close((int)fd);
+	}
+	closedir(dir);
+}
+
+void ov_close_range(unsigned first, unsigned end)
+{
+	if (first >= end)
+		return;
+#ifdef SYS_close_range
+	if (syscall(SYS_close_range, first, end == ~0U ? end : end - 1, 0U) == 0)
+		return;
+#endif
+	close_listed(first, end);
 }

@@ -30,6 +30,9 @@ ssize_t ov_pwrite_full(int fd, const void *buf, size_t size, off_t off);
  */
 int ov_copy_data(int in, int out, off_t size);
 
+/* Close the fds from FIRST up to, not including, END (~0U: all). Those that are not open do not matter. */
+void ov_close_range(unsigned first, unsigned end);
+
 /* fsync or fdatasync; EINTR retried. */
 int ov_fsync(int fd, bool datasync);
 
