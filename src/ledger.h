@@ -48,6 +48,7 @@ struct ov_strike {
 	uint64_t unique;
 	uint32_t crashes; /* by its own fault, as far as can be told */
 	uint32_t deaths;  /* of any kind */
+	uint32_t useless; /* of those that had served nothing else since the death before */
 	uint32_t restart; /* the number of the last of these deaths */
 	uint32_t done;    /* it was carried out, only the answer is missing */
 };

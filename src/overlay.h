@@ -152,9 +152,10 @@ int ov_sync(struct overlay *ov);
 
 /*
  * Go on with what the ledger says, in a process that was forked from the one that opened OV and in which nothing has been done
- * with it yet. Every inode is found again when it is needed. 0 or -errno, and an error has been logged.
+ * with it yet. Every inode is found again when it is needed. In between READY is called (unless it is NULL): the table holds what
+ * there is, ov_itable_each_held() among it, and no file has been opened yet. 0 or -errno, and an error has been logged.
  */
-int ov_take_over(struct overlay *ov);
+int ov_take_over(struct overlay *ov, void (*ready)(void *arg), void *arg);
 
 /* Was the rename of request NUMBER, during which the last worker died, made? Asked after ov_take_over(). */
 bool ov_rename_was_made(const struct overlay *ov, uint64_t number);

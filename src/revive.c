@@ -35,7 +35,7 @@ static struct ov_inode *first_stale(struct overlay *ov, struct ov_inode *i, stru
 	return i;
 }
 
-static void ready(struct ov_inode *i, unsigned flags)
+static void make_ready(struct ov_inode *i, unsigned flags)
 {
 	ov_inode_unset(i, (unsigned)~(OV_I_STALE | OV_I_KEYED));
 	ov_inode_set(i, flags);
@@ -69,7 +69,7 @@ static void adopt(struct overlay *ov, struct ov_inode *i, struct ov_found *f)
 		close(i->held_fd);
 		i->held_fd = -1;
 	}
-	ready(i, flags);
+	make_ready(i, flags);
 }
 
 /* D becomes the name through which its inode is reached. */
@@ -177,7 +177,7 @@ static int nameless_dir(struct overlay *ov, struct ov_inode *i)
 		ov_rdir_adopt_held(&ov->fds, rdirs[0], i->held_fd, &i->held_fd);
 	i->rdirs = rdirs;
 	i->nrdirs = 1;
-	ready(i, OV_I_UNLINKED | (held ? OV_I_UPPER : 0));
+	make_ready(i, OV_I_UNLINKED | (held ? OV_I_UPPER : 0));
 	return 0;
 }
 
@@ -220,7 +220,7 @@ static int nameless_held(struct overlay *ov, struct ov_inode *i, unsigned lastin
 	ov_fdslot_hold(&ov->fds, &i->slot, &i->held_fd);
 	ov_fdslot_unpin(&ov->fds, slot);
 	i->rparent = ov_rdir_ref(ov->roots[0]);
-	ready(i, flags);
+	make_ready(i, flags);
 	return 0;
 }
 
@@ -238,7 +238,7 @@ static int nameless_lower(struct overlay *ov, struct ov_inode *i)
 	}
 	i->rparent = dir;
 	i->rname = rname;
-	ready(i, OV_I_UNLINKED);
+	make_ready(i, OV_I_UNLINKED);
 	return 0;
 }
 
@@ -376,7 +376,7 @@ void ov_forget_rename(struct overlay *ov)
 	__atomic_store_n(&ov->ledger->intent.live, 0, __ATOMIC_RELEASE);
 }
 
-int ov_take_over(struct overlay *ov)
+int ov_take_over(struct overlay *ov, void (*ready)(void *arg), void *arg)
 {
 	struct ov_inode *root = NULL;
 	int r;
@@ -386,6 +386,8 @@ int ov_take_over(struct overlay *ov)
 	ov->arena.moved = 0;
 	if (r == 0) {
 		ov->ledger->base = (uint64_t)(uintptr_t)ov->arena.base;
+		if (ready)
+			ready(arg);
 		r = ov_reopen_root(ov, root);
 	}
 	if (r < 0) {

@@ -33,7 +33,7 @@
 #define STOP_TRIES 500
 #define STOP_PAUSE_MS 10
 #define CRASHES_MAX 2 /* a request at which so many workers have crashed is refused */
-#define DEATHS_MAX 50 /* the same for deaths that it may have nothing to do with */
+#define USELESS_MAX 15 /* the same for deaths of any kind between which nothing else was served */
 
 struct ov_session;
 
@@ -69,6 +69,9 @@ struct ov_session {
 	 * on, so that another thread reads; cheap requests stay on the thread whose caches are warm.
 	 */
 	pthread_mutex_t leader;
+	pthread_mutex_t buffers_lock;
+	void *buffers[THREADS_MAX]; /* to read requests into, that nobody is using: as many as were ever served at a time */
+	unsigned nbuffers;
 	struct ov_poller poller;  /* under LEADER */
 	uint32_t last_pid;        /* of the requests, under LEADER */
 	unsigned mixed;           /* so many more requests are expected to have company */
@@ -226,7 +229,7 @@ static bool is_settled(struct ov_session *s, const struct ov_request *rq)
 	bool done = strike && strike->done;
 	char path[512];
 
-	if (!strike || (!done && strike->crashes < CRASHES_MAX && strike->deaths < DEATHS_MAX))
+	if (!strike || (!done && strike->crashes < CRASHES_MAX && strike->useless < USELESS_MAX))
 		return false;
 	if (!done)
 		ov_error("%s at '%s' is refused: %u workers died of it", ov_stats_name(rq->opcode),
@@ -290,6 +293,29 @@ static void serve_one(struct ov_session *s, struct fuse_buf *buf)
 	end_request(s, rq);
 }
 
+/* A buffer of those that are there, or none: libfuse then makes one. */
+static void take_buffer(struct ov_session *s, struct fuse_buf *buf)
+{
+	if (buf->mem)
+		return;
+	pthread_mutex_lock(&s->buffers_lock);
+	if (s->nbuffers)
+		buf->mem = s->buffers[--s->nbuffers];
+	pthread_mutex_unlock(&s->buffers_lock);
+	if (buf->mem)
+		ov_transport_use_buffer(buf->mem);
+}
+
+static void give_buffer(struct ov_session *s, struct fuse_buf *buf)
+{
+	if (!buf->mem)
+		return;
+	pthread_mutex_lock(&s->buffers_lock);
+	s->buffers[s->nbuffers++] = buf->mem;
+	pthread_mutex_unlock(&s->buffers_lock);
+	buf->mem = NULL;
+}
+
 static void *worker(void *arg)
 {
 	struct ov_thread *t = arg;
@@ -304,6 +330,7 @@ static void *worker(void *arg)
 		int n;
 
 		ov_poller_wait(&s->poller);
+		take_buffer(s, &buf);
 		n = fuse_session_receive_buf(s->se, &buf);
 		if (n == -EINTR || n == -EAGAIN)
 			continue;
@@ -319,6 +346,7 @@ static void *worker(void *arg)
 		ov_poller_read(&s->poller);
 		serve_one(s, &buf);
 		if (!is_leader) {
+			give_buffer(s, &buf);
 			pthread_mutex_lock(&s->leader);
 			is_leader = true;
 		} else {
@@ -328,7 +356,7 @@ static void *worker(void *arg)
 	is_leader = false;
 	fuse_session_exit(s->se);
 	pthread_mutex_unlock(&s->leader);
-	free(buf.mem);
+	give_buffer(s, &buf);
 	ov_ops_thread_end();
 	__atomic_add_fetch(&s->ended, 1, __ATOMIC_RELEASE);
 	wake_main(s);
@@ -587,6 +615,7 @@ static struct ov_session *new_session(struct overlay *ov, const struct ov_params
 	s->front.upgrade = ask_upgrade;
 	s->front.started_arg = s;
 	pthread_mutex_init(&s->leader, NULL);
+	pthread_mutex_init(&s->buffers_lock, NULL);
 	s->event = eventfd(0, EFD_CLOEXEC);
 	fuse_set_log_func(keep_complaint);
 	return s;
@@ -831,8 +860,9 @@ static void add_fd(void *arg, int fd)
 }
 
 /* Close what the dead worker had open: everything but what we all start with, and what keeps objects without a name. */
-static void close_others(struct ov_session *s)
+static void close_others(void *arg)
 {
+	struct ov_session *s = arg;
 	struct fd_list keep = {0};
 	unsigned from = 0;
 
@@ -871,12 +901,11 @@ static void take_requests(struct ov_session *s)
 
 static int take_over(struct ov_session *s)
 {
-	int r = ov_take_over(s->ov);
+	int r = ov_take_over(s->ov, close_others, s);
 
 	if (r < 0)
 		return r;
 	note_made(s);
-	close_others(s);
 	take_requests(s);
 	return 0;
 }
@@ -888,24 +917,26 @@ bool ov_session_bury(struct ov_session *s, int sig)
 	bool crash = sig == SIGSEGV || sig == SIGBUS || sig == SIGILL || sig == SIGFPE || sig == SIGABRT;
 	bool progress;
 
+	for (unsigned n = 0; n < OV_LEDGER_THREADS; n++)
+		served += l->inflight[n].served;
+	progress = served != s->served;
+	s->served = served;
 	l->restarts++;
 	for (unsigned n = 0; n < OV_LEDGER_THREADS; n++) {
 		struct ov_inflight *at = &l->inflight[n];
 		struct ov_strike *strike;
 
-		served += at->served;
 		if (!at->unique)
 			continue;
 		strike = get_strike(l, at->unique);
 		strike->restart = l->restarts;
 		strike->deaths++;
+		strike->useless = progress ? 0 : strike->useless + 1;
 		strike->crashes += crash && (!l->blame || l->blame == at->unique);
 		strike->done |= at->done;
 		at->unique = 0;
 	}
 	l->blame = 0;
-	progress = served != s->served;
-	s->served = served;
 	return progress;
 }
 
@@ -1125,6 +1156,9 @@ void ov_session_free(struct ov_session *s)
 	free(s->fds);
 	if (s->event >= 0)
 		close(s->event);
+	while (s->nbuffers)
+		free(s->buffers[--s->nbuffers]);
+	pthread_mutex_destroy(&s->buffers_lock);
 	pthread_mutex_destroy(&s->leader);
 	free(s->mountpoint);
 	free(s);

@@ -586,7 +586,7 @@ static int open_overlay(struct overlay *ov, int mountpoint_fd)
 		return r;
 	ov->follow_redirect = ov->cfg.redirect == OV_REDIRECT_ON || ov->cfg.redirect == OV_REDIRECT_FOLLOW ||
 			      (ov->cfg.redirect == OV_REDIRECT_OFF && ov->xp == OV_XP_TRUSTED);
-	return ov->handed ? ov_take_over(ov) : make_root(ov);
+	return ov->handed ? ov_take_over(ov, NULL, NULL) : make_root(ov);
 }
 
 static int open_with(struct overlay **out, struct ov_config *cfg, int mountpoint_fd, const struct ov_handed *handed)

@@ -15,7 +15,7 @@
 #include "log.h"
 #include "util.h"
 
-#define USELESS_MAX 20          /* workers in a row that got nowhere */
+#define USELESS_MAX 40          /* workers in a row that got nowhere */
 #define PAUSE_AFTER 3           /* of those, from which on it waits before it tries again */
 #define PAUSE_STEP_MS 50
 

@@ -36,6 +36,12 @@ struct ov_transport {
 /* Route SE's traffic over its fd through T, which must outlive it. 0 or -errno. */
 int ov_transport_attach(struct ov_transport *t, struct fuse_session *se, int fd);
 
+/*
+ * Requests are read into memory that is there already: the kernel answers one with EIO that it cannot hand to a process which is
+ * being killed, because a page of the buffer is missing. MEM, which this thread reads into from now on, was used for that before.
+ */
+void ov_transport_use_buffer(const void *mem);
+
 /* Look at the request in BUF before libfuse does: fills the thread's ov_request and counts it. */
 void ov_transport_prepare(struct ov_transport *t, const struct fuse_buf *buf);
 

@@ -301,12 +301,16 @@ def sample(change, calls, default):
 class Layers(Overlay):
     """One lower for all changes, with a fresh upper for each, on the program that can fail."""
 
-    def __init__(self):
+    def __init__(self, supervise=False):
         super().__init__(lower_spec(), mount=False, program=faulty_program())
+        self.supervise = supervise
         self.page = Page(os.path.join(self.base, "page"))
         self.plain = ovtest.program()
         self.n = 0
         self.lower_before = tree_snapshot(self.l(), ino=True)
+
+    def option_string(self, opts=None):
+        return super().option_string(opts) + ("" if self.supervise else ",nosupervise")
 
     def fresh(self, change):
         """New upper and work directories with CHANGE prepared, mounted; nothing fails yet."""
@@ -343,9 +347,10 @@ class Layers(Overlay):
         for path in ovtest._mounts_below(self.base):
             force_umount(path)
         self.mounted = False
+        with contextlib.suppress(OSError):
+            self.kill_daemon()
         for pid in self.daemons:
             with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
         self.daemons = set()
         remove_tree(self.upper)

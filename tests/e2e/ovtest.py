@@ -577,6 +577,23 @@ def _children():
         return None
 
 
+def children_of(pid):
+    """Of a process with one thread."""
+    try:
+        with open("/proc/%d/task/%d/children" % (pid, pid)) as f:
+            return list(map(int, f.read().split()))
+    except OSError:
+        return []
+
+
+def process_state(pid):
+    try:
+        with open("/proc/%d/stat" % pid) as f:
+            return f.read().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return "X"
+
+
 def is_mounted(path):
     path = os.path.realpath(path)
     with open("/proc/self/mountinfo") as f:
@@ -815,15 +832,36 @@ class Overlay:
             umount2(mnt, MNT_DETACH)
 
     def kill_daemon(self, sig=signal.SIGKILL):
+        """SIG to the daemon; SIGKILL to its worker, too, which would live on."""
         for pid in self.daemons:
+            workers = children_of(pid) if sig == signal.SIGKILL else []
             os.kill(pid, sig)
+            for worker in workers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker, sig)
+
+    def worker(self):
+        """The process that serves: the child of the supervisor. One that has just died is waited for."""
+        eq(len(self.daemons), 1, "daemons")
+        for _ in range(500):
+            found = children_of(next(iter(self.daemons)))
+            if len(found) == 1 and process_state(found[0]) not in "ZX":
+                return found[0]
+            time.sleep(0.01)
+        raise Failed("no worker")
+
+    def kill_worker(self, sig=signal.SIGKILL):
+        pid = self.worker()
+        os.kill(pid, sig)
+        return pid
 
     def cleanup(self):
         for path in _mounts_below(self.base):
             force_umount(path)
+        with contextlib.suppress(OSError):
+            self.kill_daemon()
         for pid in self.daemons:
             with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
         self.daemons = set()
         if not os.environ.get("OV_KEEP"):

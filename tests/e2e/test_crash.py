@@ -132,7 +132,8 @@ def test_at_every_crash_point():
 def test_environment():
     """OV_CRASH_AT names the point, and how many times it is passed before."""
     for at in ("remove.done", "remove.done:2"):
-        with Overlay({"a": "a", "b": "b", "c": "c"}, program=faulty_program(), env=dict(os.environ, OV_CRASH_AT=at)) as ov:
+        with Overlay({"a": "a", "b": "b", "c": "c"}, opts="nosupervise", program=faulty_program(),
+                     env=dict(os.environ, OV_CRASH_AT=at)) as ov:
             if ":" in at:
                 os.unlink(ov.m("a"))
                 fails((errno.ENOTCONN, errno.ECONNABORTED), os.unlink, ov.m("b"))
