@@ -303,7 +303,7 @@ static void recover_slab(struct ov_arena *a, uint32_t n, bool (*keep)(void *arg,
 {
 	struct slab *s = slab_at(a, n);
 
-	s->used = s->free = s->listed = 0;
+	s->used = s->free = 0;
 	for (uint32_t offset = FIRST_OBJECT; offset + s->size <= s->fresh; offset += s->size) {
 		struct place *p = place_at(s, offset);
 
@@ -323,7 +323,7 @@ static void recover_slab(struct ov_arena *a, uint32_t n, bool (*keep)(void *arg,
 static bool is_sound(const struct slab *s)
 {
 	return s->magic == SLAB_MAGIC && s->size && s->size <= OV_ARENA_MAX && s->size % OV_ARENA_STEP == 0 &&
-	       s->fresh >= FIRST_OBJECT && s->fresh <= OV_ARENA_SLAB;
+	       s->fresh >= FIRST_OBJECT && s->fresh <= OV_ARENA_SLAB && (s->fresh - FIRST_OBJECT) % s->size == 0;
 }
 
 int ov_arena_recover(struct ov_arena *a, bool (*keep)(void *arg, void *object), void *arg)
@@ -342,6 +342,7 @@ int ov_arena_recover(struct ov_arena *a, bool (*keep)(void *arg, void *object), 
 		if (slab_at(a, n)->magic == SLAB_MAGIC)
 			a->nslabs = n + 1;
 	for (uint32_t n = a->first; n < a->nslabs; n++) {
+		slab_at(a, n)->listed = 0;
 		if (is_sound(slab_at(a, n)))
 			recover_slab(a, n, keep, arg);
 		else

@@ -5,6 +5,7 @@
 #include <check.h>
 #include <stdlib.h>
 
+Suite *arena_suite(void);
 Suite *params_suite(void);
 Suite *idmap_suite(void);
 Suite *sys_suite(void);
@@ -18,6 +19,7 @@ int main(void)
 	SRunner *sr = srunner_create(params_suite());
 	int failed;
 
+	srunner_add_suite(sr, arena_suite());
 	srunner_add_suite(sr, idmap_suite());
 	srunner_add_suite(sr, sys_suite());
 	srunner_add_suite(sr, format_suite());
