@@ -60,6 +60,7 @@ struct ov_ledger {
 	uint64_t tmp_counter; /* names of temporaries */
 	struct ov_intent intent;
 	uint64_t blame;       /* unique of the request that the dying thread was at */
+	uint32_t flushing;    /* threads that wait for the kernel to write back to us: they cannot be killed until that is done */
 	uint32_t restarts;    /* workers that have died */
 	uint32_t renewals;    /* programs that have taken over */
 	struct ov_strike strikes[OV_LEDGER_STRIKES];

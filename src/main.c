@@ -122,6 +122,8 @@ static int serve(void *arg, bool again)
 
 	if (r == 0)
 		r = ov_session_serve(d->session);
+	else if (again)
+		return OV_EXIT_AGAIN;
 	if (r == OV_SESSION_RENEW)
 		return OV_EXIT_RENEW;
 	/* the kernel closes everything faster than we can: who unmounted may want the layers' file systems */
@@ -152,6 +154,13 @@ static bool can_renew(void *arg)
 	return ov_renew_check(d->program);
 }
 
+static bool is_flushing(void *arg)
+{
+	struct daemon *d = arg;
+
+	return ov_session_is_flushing(d->session);
+}
+
 static void renew(void *arg)
 {
 	struct daemon *d = arg;
@@ -161,16 +170,20 @@ static void renew(void *arg)
 
 static int supervise(struct daemon *d, bool again)
 {
-	const struct ov_supervised s = {.arg = d, .work = serve, .died = worker_died, .running = worker_runs, .renew = renew,
-					.can_renew = can_renew};
+	const struct ov_supervised s = {.arg = d, .work = serve, .died = worker_died, .watch = is_flushing,
+					.running = worker_runs, .renew = renew, .can_renew = can_renew};
+	int r;
 
 	ov_log_release();
-	if (ov_session_keep_fds(d->session, d->report) < 0) {
-		ov_warn("no supervisor without /proc: nobody will replace this process if it dies");
-		worker_runs(d);
-		return serve(d, false);
-	}
-	return ov_supervise(&s, again);
+	r = ov_session_keep_fds(d->session, d->report);
+	if (r == 0)
+		r = ov_supervise(&s, again);
+	if (r >= 0)
+		return r;
+	ov_session_forget_supervisor(d->session);
+	ov_warn("no supervisor: %s: nobody will replace this process if it dies", strerror(-r));
+	worker_runs(d);
+	return serve(d, again);
 }
 
 /* In one process, with everything freed in the end. */
@@ -203,10 +216,11 @@ static int run(struct ov_params *p, char **argv)
 {
 	struct daemon d = {.params = p, .argv = argv, .report = -1};
 	struct ov_handover handover = ov_handover_get();
+	bool again = handover.overlay != NULL;
 	int r = 0;
 
 	ov_renew_program(d.program, sizeof(d.program));
-	if (!p->foreground && !handover.overlay)
+	if (!p->foreground && !again)
 		r = go_background(&d.report);
 	if (r < 0) {
 		ov_error("cannot go to the background: %s", strerror(-r));
@@ -214,15 +228,17 @@ static int run(struct ov_params *p, char **argv)
 	}
 	umask(0); /* modes come from the callers */
 	block_signals();
-	if (handover.overlay && !p->foreground)
+	if (again && !p->foreground)
 		ov_log_to_syslog(true, OV_PROGRAM);
 	p->ov.shared = p->supervise;
 	r = open_all(&d, p, &handover);
+	free(handover.overlay);
+	free(handover.session);
 	if (r == 0) {
-		if (!p->foreground && !handover.overlay)
+		if (!p->foreground && !again)
 			detach();
 		if (p->supervise)
-			_exit(supervise(&d, handover.overlay != NULL)); /* the worker has closed and removed what is to be */
+			_exit(supervise(&d, again)); /* the worker has closed and removed what is to be */
 		if (!p->foreground) {
 			worker_runs(&d);
 			_exit(serve(&d, false));

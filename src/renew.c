@@ -22,7 +22,11 @@ struct ov_handover ov_handover_get(void)
 	struct ov_handover h = {.overlay = getenv(ENV_OVERLAY), .session = getenv(ENV_SESSION)};
 
 	if (!h.overlay || !h.session)
-		h = (struct ov_handover){0};
+		return (struct ov_handover){0};
+	h.overlay = strdup(h.overlay);
+	h.session = strdup(h.session);
+	(void)unsetenv(ENV_OVERLAY); /* not for what this process executes */
+	(void)unsetenv(ENV_SESSION);
 	return h;
 }
 

@@ -14,8 +14,8 @@
 
 /* What the program before left word of, in the environment. NULLs: it was started as usual. */
 struct ov_handover {
-	const char *overlay; /* for ov_open_handed_over() */
-	const char *session; /* for ov_session_take() */
+	char *overlay; /* for ov_open_handed_over(); owned */
+	char *session; /* for ov_session_take(); owned */
 };
 struct ov_handover ov_handover_get(void);
 

@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "inflight.h"
 #include "log.h"
 #include "mountns.h"
 #include "ops.h"
@@ -32,8 +33,6 @@
 #define READ_AHEAD_KB "1024"
 #define STOP_TRIES 500
 #define STOP_PAUSE_MS 10
-#define CRASHES_MAX 2 /* a request at which so many workers have crashed is refused */
-#define USELESS_MAX 15 /* the same for deaths of any kind between which nothing else was served */
 
 struct ov_session;
 
@@ -78,8 +77,6 @@ struct ov_session {
 };
 
 static __thread bool is_leader;
-static __thread struct ov_inflight *inflight; /* NULL in a thread that serves nothing */
-static struct ov_ledger *crash_ledger;        /* for the signal handler */
 
 /* Requests for which two clients that take turns count as working side by side. */
 #define SIDE_BY_SIDE 64
@@ -124,8 +121,17 @@ static bool flush_data(void *arg, uint64_t nodeid)
 	if (thread_total(s) < 2)
 		return false;
 	hand_on(s);
+	__atomic_add_fetch(&s->ov->ledger->flushing, 1, __ATOMIC_ACQ_REL);
+	if (s->supervisor)
+		(void)kill(s->supervisor, SIGALRM); /* to look after us: killed now we would hang */
 	(void)fuse_lowlevel_notify_inval_inode(s->se, nodeid, 0, 0);
+	__atomic_sub_fetch(&s->ov->ledger->flushing, 1, __ATOMIC_ACQ_REL);
 	return true;
+}
+
+bool ov_session_is_flushing(const struct ov_session *s)
+{
+	return __atomic_load_n(&s->ov->ledger->flushing, __ATOMIC_ACQUIRE) > 0;
 }
 
 /* What went wrong, and where. */
@@ -186,99 +192,6 @@ static void share_work(struct ov_session *s, const struct fuse_buf *buf)
 		hand_on(s);
 }
 
-/* ---- requests that come a second time, after a worker has died ---- */
-
-static struct ov_strike *find_strike(struct ov_ledger *l, uint64_t unique)
-{
-	for (unsigned n = 0; n < OV_LEDGER_STRIKES; n++)
-		if (l->strikes[n].unique == unique)
-			return &l->strikes[n];
-	return NULL;
-}
-
-/* The entry for UNIQUE; the one that has not been heard of for the longest time makes room for a new one. */
-static struct ov_strike *get_strike(struct ov_ledger *l, uint64_t unique)
-{
-	struct ov_strike *s = find_strike(l, unique);
-
-	if (s)
-		return s;
-	s = &l->strikes[0];
-	for (unsigned n = 1; n < OV_LEDGER_STRIKES; n++)
-		if (!l->strikes[n].unique || (s->unique && l->strikes[n].restart < s->restart))
-			s = &l->strikes[n];
-	*s = (struct ov_strike){.unique = unique};
-	return s;
-}
-
-/* The core has found out that a rename was made, in which a worker died. */
-static void note_made(struct ov_session *s)
-{
-	struct ov_ledger *l = s->ov->ledger;
-
-	for (unsigned n = 0; n < OV_LEDGER_STRIKES; n++)
-		if (l->strikes[n].unique && ov_rename_was_made(s->ov, l->strikes[n].unique))
-			l->strikes[n].done = 1;
-	ov_forget_rename(s->ov);
-}
-
-/* True if this request needs no serving any more: it was carried out, or it kills every worker. It is answered then. */
-static bool is_settled(struct ov_session *s, const struct ov_request *rq)
-{
-	struct ov_strike *strike = find_strike(s->ov->ledger, rq->unique & ~OV_UNIQUE_RESEND);
-	bool done = strike && strike->done;
-	char path[512];
-
-	if (!strike || (!done && strike->crashes < CRASHES_MAX && strike->useless < USELESS_MAX))
-		return false;
-	if (!done)
-		ov_error("%s at '%s' is refused: %u workers died of it", ov_stats_name(rq->opcode),
-			 ov_path(s->ov, rq->nodeid, path, sizeof(path)), strike->deaths);
-	(void)ov_transport_refuse(s->fd, rq->unique, done ? 0 : -EIO);
-	return true;
-}
-
-/* What this thread is at, for the case that it dies. */
-static void begin_request(const struct ov_request *rq)
-{
-	if (!inflight)
-		return;
-	inflight->nodeid = rq->nodeid;
-	inflight->opcode = rq->opcode;
-	inflight->done = 0;
-	__atomic_store_n(&inflight->unique, rq->unique & ~OV_UNIQUE_RESEND, __ATOMIC_RELEASE);
-}
-
-static void end_request(struct ov_session *s, const struct ov_request *rq)
-{
-	if (!inflight)
-		return;
-	if (rq->unique & OV_UNIQUE_RESEND) {
-		struct ov_strike *strike = find_strike(s->ov->ledger, rq->unique & ~OV_UNIQUE_RESEND);
-
-		if (strike)
-			*strike = (struct ov_strike){0};
-	}
-	inflight->served++;
-	__atomic_store_n(&inflight->unique, 0, __ATOMIC_RELEASE);
-}
-
-static uint64_t current_request(void *arg OV_UNUSED)
-{
-	return ov_transport_current()->unique & ~OV_UNIQUE_RESEND;
-}
-
-static bool is_repeat(void *arg OV_UNUSED)
-{
-	return ov_transport_current()->unique & OV_UNIQUE_RESEND;
-}
-
-static void request_done(void *arg OV_UNUSED)
-{
-	if (inflight)
-		__atomic_store_n(&inflight->done, 1, __ATOMIC_RELEASE);
-}
-
 /* ---- serving ---- */
 
 static void serve_one(struct ov_session *s, struct fuse_buf *buf)
@@ -286,11 +199,11 @@ static void serve_one(struct ov_session *s, struct fuse_buf *buf)
 	const struct ov_request *rq = ov_transport_current();
 
 	ov_transport_prepare(&s->front.transport, buf);
-	begin_request(rq);
+	ov_inflight_begin(rq);
 	share_work(s, buf);
-	if (!((rq->unique & OV_UNIQUE_RESEND) && is_settled(s, rq)) && !ov_ops_raw(&s->front, buf))
+	if (!((rq->unique & OV_UNIQUE_RESEND) && ov_inflight_settled(s->ov, s->fd, rq)) && !ov_ops_raw(&s->front, buf))
 		fuse_session_process_buf(s->se, buf);
-	end_request(s, rq);
+	ov_inflight_end(rq);
 }
 
 /* A buffer of those that are there, or none: libfuse then makes one. */
@@ -322,7 +235,7 @@ static void *worker(void *arg)
 	struct ov_session *s = t->s;
 	struct fuse_buf buf = {.mem = NULL};
 
-	inflight = t->inflight;
+	ov_inflight_attach(s->ov->ledger, t->inflight);
 
 	pthread_mutex_lock(&s->leader);
 	is_leader = true;
@@ -733,7 +646,7 @@ int ov_session_take(struct ov_session **out, struct overlay *ov, const struct ov
 		ov_session_free(s);
 		return r;
 	}
-	note_made(s);
+	ov_inflight_note_made(s->ov);
 	s->ov->ledger->renewals++;
 	*out = s;
 	return 0;
@@ -756,28 +669,6 @@ static void wait_event(struct ov_session *s, int timeout)
 
 	if (poll(&pfd, 1, timeout) > 0 && read(s->event, &count, sizeof(count)) < 0)
 		ov_debug("eventfd: %s", strerror(errno));
-}
-
-/* A thread that crashes says at what. Then the default takes its course, a core dump included. */
-static void on_crash(int sig)
-{
-	struct ov_inflight *at = inflight;
-
-	if (at && crash_ledger)
-		__atomic_store_n(&crash_ledger->blame, at->unique, __ATOMIC_RELEASE);
-	(void)signal(sig, SIG_DFL);
-	(void)raise(sig);
-}
-
-static void watch_crashes(struct ov_session *s)
-{
-	static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT};
-	struct sigaction sa = {.sa_handler = on_crash, .sa_flags = SA_NODEFER}, old;
-
-	crash_ledger = s->ov->ledger;
-	for (size_t n = 0; n < OV_ARRAY_SIZE(signals); n++)
-		if (sigaction(signals[n], NULL, &old) == 0 && old.sa_handler == SIG_DFL) /* else it is a sanitizer's */
-			(void)sigaction(signals[n], &sa, NULL);
 }
 
 /* ---- taking over ---- */
@@ -830,6 +721,11 @@ int ov_session_keep_fds(struct ov_session *s, int except)
 	}
 	closedir(dir);
 	return 0;
+}
+
+void ov_session_forget_supervisor(struct ov_session *s)
+{
+	s->supervisor = 0;
 }
 
 static int compare_fds(const void *a, const void *b)
@@ -885,17 +781,14 @@ static void close_others(void *arg)
 /* Requests that the dead worker had read: given to us again, or (before Linux 6.9) refused. */
 static void take_requests(struct ov_session *s)
 {
-	struct ov_ledger *l = s->ov->ledger;
-	unsigned refused = 0;
+	unsigned refused;
 	int r = -EINVAL;
 
 	if (s->front.transport.offered & OV_INIT_HAS_RESEND)
 		r = ov_transport_resend(s->fd);
 	if (r == 0)
 		return;
-	for (unsigned n = 0; n < OV_LEDGER_STRIKES; n++)
-		if (l->strikes[n].unique && l->strikes[n].restart == l->restarts)
-			refused += ov_transport_refuse(s->fd, l->strikes[n].unique, -EIO) == 0;
+	refused = ov_inflight_refuse_all(s->ov->ledger, s->fd);
 	ov_warn("this kernel cannot give requests again (Linux 6.9 can): %u that were being served failed", refused);
 }
 
@@ -905,39 +798,14 @@ static int take_over(struct ov_session *s)
 
 	if (r < 0)
 		return r;
-	note_made(s);
+	ov_inflight_note_made(s->ov);
 	take_requests(s);
 	return 0;
 }
 
 bool ov_session_bury(struct ov_session *s, int sig)
 {
-	struct ov_ledger *l = s->ov->ledger;
-	uint64_t served = 0;
-	bool crash = sig == SIGSEGV || sig == SIGBUS || sig == SIGILL || sig == SIGFPE || sig == SIGABRT;
-	bool progress;
-
-	for (unsigned n = 0; n < OV_LEDGER_THREADS; n++)
-		served += l->inflight[n].served;
-	progress = served != s->served;
-	s->served = served;
-	l->restarts++;
-	for (unsigned n = 0; n < OV_LEDGER_THREADS; n++) {
-		struct ov_inflight *at = &l->inflight[n];
-		struct ov_strike *strike;
-
-		if (!at->unique)
-			continue;
-		strike = get_strike(l, at->unique);
-		strike->restart = l->restarts;
-		strike->deaths++;
-		strike->useless = progress ? 0 : strike->useless + 1;
-		strike->crashes += crash && (!l->blame || l->blame == at->unique);
-		strike->done |= at->done;
-		at->unique = 0;
-	}
-	l->blame = 0;
-	return progress;
+	return ov_inflight_bury(s->ov->ledger, sig, &s->served);
 }
 
 int ov_session_start(struct ov_session *s, bool again)
@@ -954,9 +822,9 @@ int ov_session_start(struct ov_session *s, bool again)
 		.flush_data = flush_data,
 		.inval_attr = inval_attr,
 		.inval_dir = inval_dir,
-		.request = current_request,
-		.is_repeat = is_repeat,
-		.done = request_done,
+		.request = ov_inflight_request,
+		.is_repeat = ov_inflight_is_repeat,
+		.done = ov_inflight_done,
 	};
 	if (again) {
 		int r = take_over(s);
@@ -964,7 +832,7 @@ int ov_session_start(struct ov_session *s, bool again)
 		if (r < 0)
 			return r;
 	}
-	watch_crashes(s);
+	ov_inflight_watch_crashes();
 	ov_poller_init(&s->poller, s->fd, s->params->poll);
 	for (unsigned n = 0; n < want; n++) {
 		int r;

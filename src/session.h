@@ -15,8 +15,10 @@ struct ov_session;
  */
 int ov_session_mount(struct ov_session **out, struct overlay *ov, const struct ov_params *p);
 
-/* Take the fds that are open now, but for EXCEPT, as those that every worker starts with. 0 or -errno. */
+/* This process is the supervisor: the fds that are open now, but for EXCEPT, are those that a worker starts with. 0 or -errno. */
 int ov_session_keep_fds(struct ov_session *s, int except);
+/* There is no supervisor after all. */
+void ov_session_forget_supervisor(struct ov_session *s);
 
 /*
  * For a program that shall go on with the mount: what it needs beside ov_hand_over(), as text into BUF. The fd of the connection is
@@ -38,6 +40,9 @@ int ov_session_start(struct ov_session *s, bool again);
  * requests, so that one which is the death of every worker is refused in the end. True if the worker had done anything.
  */
 bool ov_session_bury(struct ov_session *s, int signal);
+
+/* Is a thread of the worker waiting for requests of its own making, so that it cannot die before somebody serves them? */
+bool ov_session_is_flushing(const struct ov_session *s);
 
 /*
  * Serve until the mount is gone or SIGTERM, SIGINT or SIGHUP arrives (they must be blocked in every thread); then unmount,

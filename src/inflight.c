@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#define FUSE_USE_VERSION 314
+#include "inflight.h"
+
+#include <signal.h>
+#include <string.h>
+
+#include "log.h"
+
+#define CRASHES_MAX 2  /* a request at which so many workers have crashed is refused */
+#define USELESS_MAX 15 /* the same for deaths of any kind between which nothing else was served */
+
+static __thread struct ov_inflight *inflight; /* NULL in a thread that serves nothing */
+static __thread struct ov_ledger *ledger;
+
+void ov_inflight_attach(struct ov_ledger *l, struct ov_inflight *at)
+{
+	ledger = l;
+	inflight = at;
+}
+
+static struct ov_strike *find_strike(struct ov_ledger *l, uint64_t unique)
+{
+	for (unsigned n = 0; n < OV_LEDGER_STRIKES; n++)
+		if (__atomic_load_n(&l->strikes[n].unique, __ATOMIC_ACQUIRE) == unique)
+			return &l->strikes[n];
+	return NULL;
+}
+
+/* The entry for UNIQUE; the one that has not been heard of for the longest time makes room for a new one. */
+static struct ov_strike *get_strike(struct ov_ledger *l, uint64_t unique)
+{
+	struct ov_strike *s = find_strike(l, unique);
+
+	if (s)
+		return s;
+	s = &l->strikes[0];
+	for (unsigned n = 1; n < OV_LEDGER_STRIKES; n++)
+		if (!l->strikes[n].unique || (s->unique && l->strikes[n].restart < s->restart))
+			s = &l->strikes[n];
+	*s = (struct ov_strike){.unique = unique};
+	return s;
+}
+
+void ov_inflight_note_made(struct overlay *ov)
+{
+	struct ov_ledger *l = ov->ledger;
+
+	for (unsigned n = 0; n < OV_LEDGER_STRIKES; n++)
+		if (l->strikes[n].unique && ov_rename_was_made(ov, l->strikes[n].unique))
+			l->strikes[n].done = 1;
+	ov_forget_rename(ov);
+}
+
+bool ov_inflight_settled(struct overlay *ov, int fd, const struct ov_request *rq)
+{
+	struct ov_strike *strike = find_strike(ov->ledger, rq->unique & ~OV_UNIQUE_RESEND);
+	bool done = strike && strike->done;
+	char path[512];
+
+	if (!strike || (!done && strike->crashes < CRASHES_MAX && strike->useless < USELESS_MAX))
+		return false;
+	if (!done)
+		ov_error("%s at '%s' is refused: %u workers died of it", ov_stats_name(rq->opcode),
+			 ov_path(ov, rq->nodeid, path, sizeof(path)), strike->deaths);
+	(void)ov_transport_refuse(fd, rq->unique, done ? 0 : -EIO);
+	return true;
+}
+
+void ov_inflight_begin(const struct ov_request *rq)
+{
+	if (!inflight)
+		return;
+	inflight->nodeid = rq->nodeid;
+	inflight->opcode = rq->opcode;
+	inflight->done = 0;
+	__atomic_store_n(&inflight->unique, rq->unique & ~OV_UNIQUE_RESEND, __ATOMIC_RELEASE);
+}
+
+void ov_inflight_end(const struct ov_request *rq)
+{
+	if (!inflight)
+		return;
+	if (rq->unique & OV_UNIQUE_RESEND) {
+		struct ov_strike *strike = find_strike(ledger, rq->unique & ~OV_UNIQUE_RESEND);
+
+		if (strike)
+			__atomic_store_n(&strike->unique, 0, __ATOMIC_RELEASE);
+	}
+	inflight->served++;
+	__atomic_store_n(&inflight->unique, 0, __ATOMIC_RELEASE);
+}
+
+uint64_t ov_inflight_request(void *arg OV_UNUSED)
+{
+	return ov_transport_current()->unique & ~OV_UNIQUE_RESEND;
+}
+
+bool ov_inflight_is_repeat(void *arg OV_UNUSED)
+{
+	return ov_transport_current()->unique & OV_UNIQUE_RESEND;
+}
+
+void ov_inflight_done(void *arg OV_UNUSED)
+{
+	if (inflight)
+		__atomic_store_n(&inflight->done, 1, __ATOMIC_RELEASE);
+}
+
+/* A thread that crashes says at what. Then the default takes its course, a core dump included. */
+static void on_crash(int sig)
+{
+	struct ov_inflight *at = inflight;
+
+	if (at && ledger)
+		__atomic_store_n(&ledger->blame, at->unique, __ATOMIC_RELEASE);
+	(void)signal(sig, SIG_DFL);
+	(void)raise(sig);
+}
+
+void ov_inflight_watch_crashes(void)
+{
+	static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT};
+	struct sigaction sa = {.sa_handler = on_crash, .sa_flags = SA_NODEFER}, old;
+
+	for (size_t n = 0; n < OV_ARRAY_SIZE(signals); n++)
+		if (sigaction(signals[n], NULL, &old) == 0 && old.sa_handler == SIG_DFL) /* else it is a sanitizer's */
+			(void)sigaction(signals[n], &sa, NULL);
+}
+
+bool ov_inflight_bury(struct ov_ledger *l, int sig, uint64_t *served_before)
+{
+	uint64_t served = 0;
+	bool crash = sig == SIGSEGV || sig == SIGBUS || sig == SIGILL || sig == SIGFPE || sig == SIGABRT;
+	bool progress;
+
+	for (unsigned n = 0; n < OV_LEDGER_THREADS; n++)
+		served += l->inflight[n].served;
+	progress = served != *served_before;
+	*served_before = served;
+	l->restarts++;
+	for (unsigned n = 0; n < OV_LEDGER_THREADS; n++) {
+		struct ov_inflight *at = &l->inflight[n];
+		struct ov_strike *strike;
+
+		if (!at->unique)
+			continue;
+		strike = get_strike(l, at->unique);
+		strike->restart = l->restarts;
+		strike->deaths++;
+		strike->useless = progress ? 0 : strike->useless + 1;
+		strike->crashes += crash && (!l->blame || l->blame == at->unique);
+		strike->done |= at->done;
+		at->unique = 0;
+	}
+	l->blame = 0;
+	l->flushing = 0;
+	return progress;
+}
+
+unsigned ov_inflight_refuse_all(struct ov_ledger *l, int fd)
+{
+	unsigned refused = 0;
+
+	for (unsigned n = 0; n < OV_LEDGER_STRIKES; n++)
+		if (l->strikes[n].unique && l->strikes[n].restart == l->restarts)
+			refused += ov_transport_refuse(fd, l->strikes[n].unique, -EIO) == 0;
+	return refused;
+}
