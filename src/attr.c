@@ -120,6 +120,17 @@ int ov_check_removable(struct overlay *ov, struct ov_inode *i, const struct stat
 	return is_protected ? -EPERM : 0;
 }
 
+/* An mtime that is still to be put back on disk is the one that the file has. */
+static void show_owed_mtime(struct overlay *ov, struct ov_inode *i, struct statx *stx)
+{
+	struct timespec ts;
+
+	if (!S_ISREG(i->type) || !ov_fdslot_owed_mtime(&ov->fds, &i->slot, &ts))
+		return;
+	stx->stx_mtime.tv_sec = ts.tv_sec;
+	stx->stx_mtime.tv_nsec = (uint32_t)ts.tv_nsec;
+}
+
 int ov_getattr_locked(struct overlay *ov, struct ov_inode *i, struct statx *out)
 {
 	ov_cleanup_real struct ov_real real = {0};
@@ -136,6 +147,8 @@ int ov_getattr_locked(struct overlay *ov, struct ov_inode *i, struct statx *out)
 		return r;
 	if (ov_inode_is(i, OV_I_METACOPY) && i->data)
 		add_data_blocks(ov, i, out);
+	if (ov_inode_is(i, OV_I_UPPER))
+		show_owed_mtime(ov, i, out);
 	ov_attr_to_view(ov, i->ino, ov_inode_isdir(i) && i->nrdirs > 1, out);
 	if (ov_inode_is(i, OV_I_UNLINKED) && ov_inode_isdir(i))
 		out->stx_nlink = 0;
@@ -216,6 +229,7 @@ static int set_size(struct overlay *ov, struct ov_inode *i, const struct ov_seta
 	slot = ov_file_get(ov, i, true, &err);
 	if (!slot)
 		return err;
+	ov_fdslot_learn_mtime(&ov->fds, slot, NULL);
 	do
 		err = ftruncate(slot->fd, set->size) < 0 ? -errno : 0;
 	while (err == -EINTR);
@@ -270,6 +284,24 @@ static int set_times(struct ov_at at, const struct ov_setattr *set)
 	return r == -EPERM && set->valid == OV_SET_MTIME && set->mtime.tv_nsec != UTIME_NOW ? 0 : r;
 }
 
+/* The same for I, whose mtime may be owed. Times lock held. */
+static int set_times_of(struct overlay *ov, struct ov_inode *i, struct ov_at at, const struct ov_setattr *set)
+{
+	struct ov_fdslot *slot = NULL;
+	int r;
+
+	if ((set->valid & OV_SET_MTIME) && S_ISREG(i->type)) /* pinned: closing it could put the old one back */
+		slot = ov_fdslot_get(&ov->fds, &i->slot, true);
+	r = set_times(at, set);
+	if (r == 0 && slot) {
+		ov_fdslot_learn_mtime(&ov->fds, slot, set->mtime.tv_nsec == UTIME_NOW ? NULL : &set->mtime);
+		slot->mtime_set = slot->writers && ov_fdslot_owe_mtime(&ov->fds, slot);
+	}
+	if (slot)
+		ov_fdslot_unpin(&ov->fds, slot);
+	return r;
+}
+
 /*
  * With the writeback cache the kernel sends the times it keeps after every unlink, rename, link: where they say what the
  * lower file says already there is nothing to do, above all no copy-up. 1: so it is (OUT is filled), 0, -errno.
@@ -313,7 +345,7 @@ int ov_setattr(struct overlay *ov, struct ov_inode *i, const struct ov_setattr *
 	if (r == 0)
 		r = set_ids_and_mode(ov, i, real.at, set);
 	if (r == 0)
-		r = set_times(real.at, set);
+		r = set_times_of(ov, i, real.at, set);
 	if (r < 0 && (set->valid & OV_SET_SIZE)) {
 		/* the kernel would go on with the old size; the truncation has set a time, too */
 		ov_warn("truncated, but the times or the owner could not be set: %s", strerror(-r));

@@ -425,10 +425,13 @@ static int adopt(struct creation *c, struct ov_rdir *rdir, int dirfd, struct ov_
 		ov_attr_to_view(ov, i->ino, false, &out->attr);
 		out->nodeid = i->nodeid;
 		if (c->fd >= 0) {
+			const struct timespec mtime = {.tv_sec = f.stx.stx_mtime.tv_sec, .tv_nsec = f.stx.stx_mtime.tv_nsec};
 			struct ov_fdslot *slot = ov_fdslot_put(&ov->fds, &i->slot, ov_steal_fd(&c->fd), OV_SLOT_WRITABLE);
 
-			if (slot)
+			if (slot) {
+				ov_fdslot_learn_mtime(&ov->fds, slot, &mtime);
 				ov_fdslot_unpin(&ov->fds, slot);
+			}
 		}
 		ov_listing_add(ov, c->parent, c->name, c->mode);
 	}

@@ -174,18 +174,32 @@ static ssize_t write_append(int fd, const char *buf, size_t size, off_t off)
 	return n < 0 ? n : n + (ssize_t)have;
 }
 
-/* Write and leave the mtime as it was: the kernel sends its own if that changed. */
-static ssize_t write_keeping_mtime(struct overlay *ov, struct ov_inode *i, int fd, const void *buf, size_t size, off_t off)
+/*
+ * Write for a cache that keeps the mtime itself and sends it if it changed, as a rule right after: until then, and for the case
+ * that it does not, what the file had is owed to it. The lock is not held while data moves.
+ */
+static ssize_t write_keeping_mtime(struct overlay *ov, struct ov_inode *i, struct ov_fdslot *slot, const void *buf, size_t size,
+				   off_t off)
 {
-	OV_TIMES_LOCK(ov, i); /* the kernel sends that time while its last writes are still on their way */
-	struct timespec ts[2] = {{.tv_nsec = UTIME_OMIT}};
 	struct statx stx;
-	int r = ov_at_statx(ov_at_fd(fd), STATX_MTIME, &stx);
-	ssize_t n = ov_pwrite_full(fd, buf, size, off);
+	ssize_t n;
 
-	if (r == 0 && n > 0) {
-		ts[1] = (struct timespec){.tv_sec = stx.stx_mtime.tv_sec, .tv_nsec = stx.stx_mtime.tv_nsec};
-		(void)futimens(fd, ts); /* best effort: the data counts */
+	{
+		OV_TIMES_LOCK(ov, i);
+		if (!slot->writers && !slot->mtime_known && ov_at_statx(ov_at_fd(slot->fd), STATX_MTIME, &stx) == 0)
+			ov_fdslot_learn_mtime(&ov->fds, slot,
+					      &(struct timespec){.tv_sec = stx.stx_mtime.tv_sec, .tv_nsec = stx.stx_mtime.tv_nsec});
+		ov_fdslot_owe_mtime(&ov->fds, slot);
+		slot->writers++;
+	}
+	n = ov_pwrite_full(slot->fd, buf, size, off);
+	{
+		OV_TIMES_LOCK(ov, i);
+		slot->writers--;
+		if (!slot->writers && slot->mtime_set) /* meanwhile: it came from the cache, which thinks that all is said */
+			ov_fdslot_settle_mtime(&ov->fds, slot);
+		if (!slot->writers)
+			slot->mtime_set = false;
 	}
 	return n;
 }
@@ -202,10 +216,12 @@ ssize_t ov_write(struct overlay *ov, struct ov_inode *i, const void *buf, size_t
 		return err == -EINTR ? -EIO : err;
 	if (kill_suidgid)
 		n = ov_kill_suidgid(ov, ov_at_fd(slot->fd));
+	if (slot->append || !cached)
+		ov_fdslot_learn_mtime(&ov->fds, slot, NULL);
 	if (n == 0 && slot->append)
 		n = write_append(slot->fd, buf, size, off);
 	else if (n == 0)
-		n = cached ? write_keeping_mtime(ov, i, slot->fd, buf, size, off) : ov_pwrite_full(slot->fd, buf, size, off);
+		n = cached ? write_keeping_mtime(ov, i, slot, buf, size, off) : ov_pwrite_full(slot->fd, buf, size, off);
 	ov_fdslot_unpin(&ov->fds, slot);
 	return n;
 }
@@ -218,6 +234,7 @@ int ov_fallocate(struct overlay *ov, struct ov_inode *i, int mode, off_t off, of
 	slot = file_get_write(ov, i, &err);
 	if (!slot)
 		return err;
+	ov_fdslot_learn_mtime(&ov->fds, slot, NULL);
 	do
 		err = fallocate(slot->fd, mode, off, len) < 0 ? -errno : 0;
 	while (err == -EINTR);
@@ -279,6 +296,7 @@ ssize_t ov_copy_range(struct overlay *ov, struct ov_inode *in, off_t off_in, str
 		ov_fdslot_unpin(&ov->fds, to);
 		return err;
 	}
+	ov_fdslot_learn_mtime(&ov->fds, to, NULL);
 	n = copy_range(ov, from->fd, off_in, to->fd, off_out, len);
 	if (n < 0) /* EXDEV and EOPNOTSUPP make the kernel copy through the page cache */
 		n = errno == EXDEV || errno == EINVAL ? -EOPNOTSUPP : -errno;
@@ -308,6 +326,14 @@ static int fsync_dir(struct overlay *ov, struct ov_inode *i, bool datasync)
 	return ov_fsync(copy, datasync);
 }
 
+/* What is synced shall have the mtime that the view shows. */
+static void settle_mtime(struct overlay *ov, struct ov_inode *i, struct ov_fdslot *slot)
+{
+	OV_TIMES_LOCK(ov, i);
+	if (!slot->writers)
+		ov_fdslot_settle_mtime(&ov->fds, slot);
+}
+
 int ov_fsync_inode(struct overlay *ov, struct ov_inode *i, bool datasync)
 {
 	struct ov_fdslot *slot;
@@ -322,6 +348,8 @@ int ov_fsync_inode(struct overlay *ov, struct ov_inode *i, bool datasync)
 	slot = file_get_unlocked(ov, i, false, &err);
 	if (!slot)
 		return err;
+	if (!datasync)
+		settle_mtime(ov, i, slot);
 	err = ov_fsync(slot->fd, datasync);
 	ov_fdslot_unpin(&ov->fds, slot);
 	return err;

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "filehandle.h"
 
+#include <sys/stat.h>
+
 int ov_fdcache_init(struct ov_fdcache *c, unsigned limit)
 {
 	int r = pthread_mutex_init(&c->lock, NULL);
@@ -59,10 +61,22 @@ static void set_held(struct ov_fdslot *s, int32_t *note)
 		__atomic_store_n(note, s->fd, __ATOMIC_RELEASE);
 }
 
+/* Lock held. */
+static void settle_mtime(struct ov_fdslot *s)
+{
+	const struct timespec ts[2] = {{.tv_nsec = UTIME_OMIT}, s->mtime};
+
+	if (s->mtime_owed)
+		(void)futimens(s->fd, ts); /* best effort: the data counts */
+	s->mtime_owed = false;
+}
+
 /* Close the slot's fd and, if it stands alone, free it. Lock held, no pins. */
 static void slot_release(struct ov_fdcache *c, struct ov_fdslot *s)
 {
 	lru_unlink(s);
+	if (s->fd >= 0 && !s->held) /* else the file ends with it */
+		settle_mtime(s);
 	set_held(s, NULL);
 	if (s->fd >= 0) {
 		close(s->fd);
@@ -240,6 +254,54 @@ void ov_fdslot_unnote(struct ov_fdcache *c, struct ov_fdslot *slot)
 {
 	pthread_mutex_lock(&c->lock);
 	slot->note = NULL;
+	pthread_mutex_unlock(&c->lock);
+}
+
+void ov_fdslot_learn_mtime(struct ov_fdcache *c, struct ov_fdslot *slot, const struct timespec *mtime)
+{
+	pthread_mutex_lock(&c->lock);
+	slot->mtime_known = mtime != NULL;
+	slot->mtime_owed = false;
+	if (mtime)
+		slot->mtime = *mtime;
+	pthread_mutex_unlock(&c->lock);
+}
+
+bool ov_fdslot_owe_mtime(struct ov_fdcache *c, struct ov_fdslot *slot)
+{
+	bool known;
+
+	pthread_mutex_lock(&c->lock);
+	known = slot->mtime_known;
+	slot->mtime_owed = known;
+	pthread_mutex_unlock(&c->lock);
+	return known;
+}
+
+bool ov_fdslot_owed_mtime(struct ov_fdcache *c, struct ov_fdslot **owner, struct timespec *mtime)
+{
+	bool owed;
+
+	pthread_mutex_lock(&c->lock);
+	owed = *owner && (*owner)->mtime_owed;
+	if (owed)
+		*mtime = (*owner)->mtime;
+	pthread_mutex_unlock(&c->lock);
+	return owed;
+}
+
+void ov_fdslot_settle_mtime(struct ov_fdcache *c, struct ov_fdslot *slot)
+{
+	pthread_mutex_lock(&c->lock);
+	settle_mtime(slot);
+	pthread_mutex_unlock(&c->lock);
+}
+
+void ov_fdcache_settle_mtimes(struct ov_fdcache *c)
+{
+	pthread_mutex_lock(&c->lock);
+	for (struct ov_fdslot *s = c->lru.next; s && s != &c->lru; s = s->next)
+		settle_mtime(s);
 	pthread_mutex_unlock(&c->lock);
 }
 

@@ -9,6 +9,7 @@
 
 #include <pthread.h>
 #include <stdint.h>
+#include <time.h>
 
 #include "util.h"
 
@@ -22,6 +23,11 @@ struct ov_fdslot {
 	bool held;       /* the only way to the object (unlinked): not evicted */
 	bool heap;       /* allocated alone (files); freed when closed and unpinned */
 	bool dead;       /* replaced: close at the last unpin */
+	bool mtime_known; /* MTIME is what the file shall have, */
+	bool mtime_owed;  /* and on disk it has another since it was written */
+	bool mtime_set;   /* it was set during a write; this and the next under the lock that the core has for times */
+	uint16_t writers; /* writes that go on */
+	struct timespec mtime;
 	struct ov_fdslot **owner; /* where the owner points to a heap slot; cleared at eviction */
 	int32_t *note;   /* where the number of a held fd is written down; -1 is written when it goes. Or NULL */
 };
@@ -83,6 +89,22 @@ void ov_fdslot_release(struct ov_fdcache *c, struct ov_fdslot **owner);
 void ov_fdslot_hold_embedded(struct ov_fdcache *c, struct ov_fdslot *slot, int32_t *note);
 /* Write no more to where SLOT's number is noted. */
 void ov_fdslot_unnote(struct ov_fdcache *c, struct ov_fdslot *slot);
+
+/*
+ * The mtime of a file whose writer keeps that itself, as the kernel's writeback cache does. Writing to the file changes it;
+ * it is put back when the slot is settled or closed, unless it is set before, which the kernel does as a rule.
+ * learn: SLOT's file has MTIME, on disk as well; NULL: it is not known any more, and what was owed is not.
+ * owe: what was learned has to be put back from now on. False if it is not known, so that nothing can be owed.
+ * owed: what the file behind *OWNER shall have while something else is on disk. False: the disk is right.
+ * settle: put it back if it is owed, best effort.
+ */
+void ov_fdslot_learn_mtime(struct ov_fdcache *c, struct ov_fdslot *slot, const struct timespec *mtime);
+bool ov_fdslot_owe_mtime(struct ov_fdcache *c, struct ov_fdslot *slot);
+bool ov_fdslot_owed_mtime(struct ov_fdcache *c, struct ov_fdslot **owner, struct timespec *mtime);
+void ov_fdslot_settle_mtime(struct ov_fdcache *c, struct ov_fdslot *slot);
+
+/* Settle all: for a process that ends without closing its slots. */
+void ov_fdcache_settle_mtimes(struct ov_fdcache *c);
 
 /* Close every fd that no operation uses: for EMFILE. */
 void ov_fdcache_trim(struct ov_fdcache *c);

@@ -693,6 +693,7 @@ int ov_open_handed_over(struct overlay **out, struct ov_config *cfg, const char 
 
 void ov_finish(struct overlay *ov)
 {
+	ov_fdcache_settle_mtimes(&ov->fds);
 	if (ov->work_fd >= 0)
 		(void)unlinkat(ov->work_fd, "whiteout", 0);
 }
