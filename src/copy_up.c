@@ -193,6 +193,8 @@ static void copy_fileattr(struct cu *c, struct ov_at to)
 
 	if (!S_ISREG(c->stx.stx_mode) && !S_ISDIR(c->stx.stx_mode))
 		return;
+	if (!c->flags_known && !c->src.at.name) /* a directory that is open; not if that is O_PATH */
+		c->flags_known = ioctl(c->src.at.fd, FS_IOC_GETFLAGS, &c->flags) == 0;
 	if (!c->flags_known) {
 		in = ov_at_open(c->src.at, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
 		if (in < 0 || ioctl(in, FS_IOC_GETFLAGS, &c->flags) < 0)

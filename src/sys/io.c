@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
@@ -160,48 +161,70 @@ static bool next_segment(int fd, off_t pos, off_t size, off_t *start, off_t *end
 	return true;
 }
 
-/* Share the extents, if the file system can and the copy is of the whole. 1 if done. */
-static int try_clone(int in, int out, off_t size)
-{
-	struct stat st;
+/*
+ * File systems, by st_dev of the source, that turned out not to share extents with where copies go: a mount has one upper.
+ * Like what at.c finds the kernel not to have, it saves a failing syscall a file.
+ */
+static _Atomic dev_t no_clone;
 
-	if (fstat(in, &st) < 0)
-		return -errno;
-	if (st.st_size < size)
-		return -EIO;
-	if (st.st_size != size || ioctl(out, FICLONE, in) < 0)
+/* Share the extents, if the file system can and the copy is of the whole IN, which is ST. 1 if done. */
+static int try_clone(int in, int out, off_t size, const struct stat *st)
+{
+	struct stat copy;
+
+	if (st->st_size != size || st->st_dev == atomic_load_explicit(&no_clone, memory_order_relaxed))
 		return 0;
-	if (fstat(out, &st) < 0)
+	if (ioctl(out, FICLONE, in) < 0) {
+		if (errno == EOPNOTSUPP || errno == ENOTTY || errno == EXDEV)
+			atomic_store_explicit(&no_clone, st->st_dev, memory_order_relaxed);
+		return 0;
+	}
+	if (fstat(out, &copy) < 0)
 		return -errno;
-	return st.st_size == size ? 1 : -EIO;
+	return copy.st_size == size ? 1 : -EIO;
+}
+
+/* Copy SIZE bytes, holes as holes. */
+static int copy_sparse(struct copy *c, off_t size)
+{
+	off_t pos = 0, start, end;
+	struct stat st;
+	int r = 0;
+
+	/* The size comes first: behind writes that extend a file xfs allocates more, which would fill the holes. */
+	if (TEMP_FAILURE_RETRY(ftruncate(c->out, size)) < 0)
+		return -errno;
+	while (r == 0 && pos < size && next_segment(c->in, pos, size, &start, &end)) {
+		r = copy_segment(c, start, end);
+		pos = end;
+	}
+	if (r < 0)
+		return r;
+	/* A source cut off in a hole looks like a hole: its size tells. */
+	if (fstat(c->in, &st) < 0)
+		return -errno;
+	return st.st_size < size ? -EIO : 0;
 }
 
 int ov_copy_data(int in, int out, off_t size)
 {
 	struct copy c = {.in = in, .out = out};
-	off_t pos = 0, start, end;
 	struct stat st;
 	int r;
 
 	if (size <= 0)
 		return size < 0 ? -EINVAL : 0;
-	r = try_clone(in, out, size);
-	if (r != 0)
-		return r < 0 ? r : 0;
-	/* The size comes first: behind writes that extend a file xfs allocates more, which would fill the holes. */
-	if (TEMP_FAILURE_RETRY(ftruncate(out, size)) < 0)
-		return -errno;
-	while (r == 0 && pos < size && next_segment(in, pos, size, &start, &end)) {
-		r = copy_segment(&c, start, end);
-		pos = end;
-	}
-	ov_free_p(&c.buf);
-	if (r < 0)
-		return r;
-	/* A source cut off in a hole looks like a hole: its size tells. */
 	if (fstat(in, &st) < 0)
 		return -errno;
-	return st.st_size < size ? -EIO : 0;
+	if (st.st_size < size)
+		return -EIO;
+	r = try_clone(in, out, size, &st);
+	if (r != 0)
+		return r < 0 ? r : 0;
+	/* with as many blocks as it has bytes there are no holes worth looking for */
+	r = (off_t)st.st_blocks * 512 >= st.st_size ? copy_segment(&c, 0, size) : copy_sparse(&c, size);
+	ov_free_p(&c.buf);
+	return r;
 }
 
 int ov_fsync(int fd, bool datasync)
