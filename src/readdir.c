@@ -31,15 +31,23 @@ struct linux_dirent64 {
 /* Called for each name of a real directory. HIDDEN: NAME is hidden by a whiteout. Nonzero ends the scan. */
 typedef int (*scan_cb)(void *arg, const char *name, unsigned type, bool hidden);
 
-static int scan_special(struct overlay *ov, struct ov_rdir *d, int fd, const char *name, unsigned type, scan_cb cb,
-			void *arg, bool *has_wh)
+/* What a scan has found out on its way. */
+struct scan {
+	bool has_wh;           /* there are whiteouts of kind OCI, or what looks so */
+	uint64_t whiteout_ino; /* of a whiteout in this directory: the others are hard links of it, as a rule */
+};
+
+static int scan_special(struct overlay *ov, struct ov_rdir *d, int fd, const struct linux_dirent64 *de, scan_cb cb, void *arg,
+			struct scan *sc)
 {
+	const char *name = de->d_name;
+	unsigned type = de->d_type;
 	const char *hidden = NULL;
 	struct statx stx;
 	int r;
 
 	if (ov_whiteout_oci_parse(name, &hidden)) {
-		*has_wh = true;
+		sc->has_wh = true;
 		if (type == DT_REG || type == DT_DIR || type == DT_UNKNOWN) {
 			r = ov_at_statx(ov_at_name(fd, name), STATX_BASIC_STATS, &stx);
 			if (r == 0)
@@ -50,9 +58,13 @@ static int scan_special(struct overlay *ov, struct ov_rdir *d, int fd, const cha
 				return r;
 		}
 	}
+	if (type == DT_CHR && de->d_ino == sc->whiteout_ino)
+		return cb(arg, name, type, true);
 	r = ov_probe(ov, d, fd, name, &stx);
 	if (r == -ENOENT)
 		return 0;
+	if (r == 1 && type == DT_CHR)
+		sc->whiteout_ino = de->d_ino;
 	if (r < 0) { /* it is there, but cannot be looked at: the lookup will tell */
 		return cb(arg, name, type, false);
 	}
@@ -77,7 +89,7 @@ static int scan_real(struct overlay *ov, struct ov_rdir *d, scan_cb cb, void *ar
 	ov_cleanup_rfd struct ov_rfd f = ov_rfd_get(&ov->fds, d);
 	ov_cleanup_free char *buf = NULL;
 	ov_cleanup_fd int fd = -1;
-	bool has_wh = false;
+	struct scan sc = {0};
 	int r = 0;
 
 	if (f.fd < 0)
@@ -92,7 +104,7 @@ static int scan_real(struct overlay *ov, struct ov_rdir *d, scan_cb cb, void *ar
 	for (int pass = 0; pass < 2 && r == 0; pass++) {
 		long n;
 
-		if (pass == 1 && (!has_wh || lseek(fd, 0, SEEK_SET) < 0))
+		if (pass == 1 && (!sc.has_wh || lseek(fd, 0, SEEK_SET) < 0))
 			break;
 		while (r == 0 && (n = syscall(SYS_getdents64, fd, buf, GETDENTS_BUF)) != 0) {
 			if (n < 0)
@@ -106,11 +118,11 @@ static int scan_real(struct overlay *ov, struct ov_rdir *d, scan_cb cb, void *ar
 					continue;
 				oci = ov_whiteout_oci_parse(de->d_name, NULL);
 				if (oci != (pass == 1)) {
-					has_wh |= oci;
+					sc.has_wh |= oci;
 					continue;
 				}
 				if (is_special(ov, d, de->d_name, de->d_type))
-					r = scan_special(ov, d, f.fd, de->d_name, de->d_type, cb, arg, &has_wh);
+					r = scan_special(ov, d, f.fd, de, cb, arg, &sc);
 				else
 					r = cb(arg, de->d_name, de->d_type, false);
 			}
@@ -119,7 +131,7 @@ static int scan_real(struct overlay *ov, struct ov_rdir *d, scan_cb cb, void *ar
 	if (r == 0) { /* a whole scan: later lookups need not ask for OCI whiteouts */
 		uint8_t unknown = OV_WH_UNKNOWN;
 
-		__atomic_compare_exchange_n(&d->wh, &unknown, has_wh ? OV_WH_SOME : OV_WH_NONE, false, __ATOMIC_RELAXED,
+		__atomic_compare_exchange_n(&d->wh, &unknown, sc.has_wh ? OV_WH_SOME : OV_WH_NONE, false, __ATOMIC_RELAXED,
 					    __ATOMIC_RELAXED);
 	}
 	return r;
