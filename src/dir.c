@@ -163,12 +163,12 @@ int ov_dir_props(struct overlay *ov, struct ov_inode *dir, struct statx *stx)
 
 /* ---- creation ---- */
 
-static int remove_on_disk(struct overlay *ov, struct ov_inode *parent, const char *name, bool dir);
+static int remove_on_disk(struct overlay *ov, struct ov_inode *parent, const char *name, const struct ov_inode *i, bool dir);
 
 /* NAME was made, but no inode could be: the caller is told that it failed, so it must not be there at the next look. */
 static void take_back(struct overlay *ov, struct ov_inode *parent, const char *name, bool dir)
 {
-	int r = remove_on_disk(ov, parent, name, dir);
+	int r = remove_on_disk(ov, parent, name, NULL, dir);
 
 	if (r < 0)
 		ov_warn("'%s', which could not be made completely, cannot be removed again: %s", name, strerror(-r));
@@ -686,7 +686,7 @@ static int check_linkable(struct overlay *ov, struct ov_inode *i)
 {
 	OV_NS_READ(ov);
 	struct statx stx;
-	int r = ov_getattr_locked(ov, i, &stx);
+	int r = ov_inode_is(i, OV_I_UPPER) ? 0 : ov_getattr_locked(ov, i, &stx); /* only a lower's attributes are asked for */
 
 	return r < 0 ? r : ov_check_removable(ov, i, &stx);
 }
@@ -900,7 +900,31 @@ static int remove_upper_dir(struct overlay *ov, int fd, const char *name)
 	return r;
 }
 
-static int remove_on_disk(struct overlay *ov, struct ov_inode *parent, const char *name, bool dir)
+/*
+ * The rest of remove_on_disk() for I, no directory, which is what the view shows as NAME: the layer that it is in says where
+ * NAME is. -EAGAIN where that has to be looked up.
+ */
+static int remove_known(struct overlay *ov, struct ov_inode *parent, int fd, const char *name, const struct ov_inode *i)
+{
+	struct ov_rdir *rdir = ov_upper_rdir(parent);
+	int r;
+
+	if (ov_inode_is(i, OV_I_INDEXED))
+		return -EAGAIN;
+	if (!ov_inode_is(i, OV_I_UPPER)) {
+		r = ov_place_whiteout(ov, rdir, fd, name);
+		return r == -EEXIST ? -EAGAIN : r;
+	}
+	r = ov_lower_has(ov, parent, name);
+	if (r < 0)
+		return r;
+	if (r)
+		return swap_for_whiteout(ov, rdir, fd, name, false);
+	return unlinkat(fd, name, 0) < 0 ? -errno : 0;
+}
+
+/* I: the inode known as NAME, or NULL. Namespace lock held. */
+static int remove_on_disk(struct overlay *ov, struct ov_inode *parent, const char *name, const struct ov_inode *i, bool dir)
 {
 	struct ov_rdir *rdir = ov_upper_rdir(parent);
 	ov_cleanup_rfd struct ov_rfd d = ov_rfd_get(&ov->fds, rdir);
@@ -909,6 +933,9 @@ static int remove_on_disk(struct overlay *ov, struct ov_inode *parent, const cha
 
 	if (d.fd < 0)
 		return d.fd;
+	r = i && !dir ? remove_known(ov, parent, d.fd, name, i) : -EAGAIN;
+	if (r != -EAGAIN)
+		return r;
 	lower = ov_lower_has(ov, parent, name);
 	if (lower < 0)
 		return lower;
@@ -943,6 +970,24 @@ static int check_removable(struct overlay *ov, struct ov_inode *i, const struct 
 	return ov_check_removable(ov, i, stx);
 }
 
+/* What is to be removed, counted as looked up. Attributes are filled only for what is not in the upper: nobody asks for others. */
+static int find_to_remove(struct overlay *ov, struct ov_inode *parent, const char *name, struct ov_entry *out)
+{
+	OV_NS_READ(ov);
+	struct ov_dentry *d;
+
+	pthread_mutex_lock(&ov->tab.lock);
+	d = ov_dentry_find_locked(&ov->tab, parent, name);
+	if (d && ov_inode_is(d->inode, OV_I_UPPER)) {
+		d->inode->nlookup++;
+		out->nodeid = d->inode->nodeid;
+	} else {
+		d = NULL;
+	}
+	pthread_mutex_unlock(&ov->tab.lock);
+	return d ? 0 : ov_lookup_locked(ov, parent, name, true, out);
+}
+
 static int remove_name(struct overlay *ov, struct ov_inode *parent, const char *name, bool dir)
 {
 	struct ov_entry entry;
@@ -954,10 +999,7 @@ static int remove_name(struct overlay *ov, struct ov_inode *parent, const char *
 	r = ov_want_write(ov);
 	if (r < 0)
 		return r;
-	{
-		OV_NS_READ(ov); /* the kernel knows the name, so this is a formality */
-		r = ov_lookup_locked(ov, parent, name, true, &entry);
-	}
+	r = find_to_remove(ov, parent, name, &entry);
 	if (r < 0)
 		return r;
 	if (!entry.nodeid)
@@ -982,7 +1024,7 @@ static int remove_name(struct overlay *ov, struct ov_inode *parent, const char *
 		if (r == 0)
 			r = keep_if_last(ov, i);
 		if (r == 0)
-			r = remove_on_disk(ov, parent, name, dir);
+			r = remove_on_disk(ov, parent, name, i, dir);
 		OV_CRASH("remove.done");
 		if (r == 0 || r == -ENOENT)
 			ov_name_gone(ov, parent, name);
