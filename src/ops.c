@@ -487,6 +487,15 @@ static ssize_t get_stats(fuse_req_t req, char *buf, size_t size)
 	return (ssize_t)n;
 }
 
+/* Where there are none the kernel need not ask again: not for the capability of each file that is written or given away. */
+static bool without_xattrs(fuse_req_t req)
+{
+	if (!front(req)->ov->cfg.noxattrs)
+		return false;
+	fuse_reply_err(req, ENOSYS);
+	return true;
+}
+
 static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
 	struct ov_inode *i = node(req, ino);
@@ -503,6 +512,8 @@ static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t
 		size = DATA_BUF;
 	if (ino == FUSE_ROOT_ID && strcmp(name, OV_STATS_XATTR) == 0)
 		n = get_stats(req, buf, size);
+	else if (without_xattrs(req))
+		return;
 	else
 		n = ov_getxattr(front(req)->ov, i, name, buf, size);
 	reply_xattr(req, buf, size, n);
@@ -514,7 +525,7 @@ static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 	char *buf = size ? get_buf() : NULL;
 	ssize_t n;
 
-	if (!i)
+	if (!i || without_xattrs(req))
 		return;
 	if (size && !buf) {
 		fuse_reply_err(req, ENOMEM);
