@@ -451,10 +451,14 @@ static void switch_file(struct cu *c, struct ov_rdir *dir)
 	free(i->rname);
 	i->rname = NULL;
 	if (c->fd >= 0 && !c->metacopy) {
+		const struct timespec mtime = {.tv_sec = c->stx.stx_mtime.tv_sec, .tv_nsec = c->stx.stx_mtime.tv_nsec};
 		struct ov_fdslot *slot = ov_fdslot_put(&ov->fds, &i->slot, ov_steal_fd(&c->fd), OV_SLOT_WRITABLE);
 
-		if (slot)
+		if (slot) {
+			if (c->size == (off_t)c->stx.stx_size) /* else it is the time of now */
+				ov_fdslot_learn_mtime(&ov->fds, slot, &mtime);
 			ov_fdslot_unpin(&ov->fds, slot);
+		}
 	} else {
 		ov_fdslot_drop(&ov->fds, &i->slot);
 	}

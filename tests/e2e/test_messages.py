@@ -264,6 +264,196 @@ def test_64_layers_cost_no_more_messages():
         ok(c.total <= 64 * 3 + 10, c.all)  # each Python open() asks by an ioctl whether it is a terminal
 
 
+# ---- system calls for a message ----
+
+TRANSPORT = ("read", "writev", "poll", "futex", "restart_syscall")
+MEMORY = ("brk", "mmap", "munmap", "mprotect", "madvise")
+
+
+class Calls:
+    """with Calls(ov) as c: ...; afterwards c["statx"] is how often the daemon made that call, c.all the dict of them, c.total
+    their sum. What brings messages and memory is left out. Calls that this strace does not know are in c.all as syscall_0x..."""
+
+    def __init__(self, ov):
+        self.out = ov.base + "/strace"
+        self.all = {}
+
+    @staticmethod
+    def _threads():
+        """Of all processes of the program: other tests' are in other pid namespaces."""
+        exe, tids = os.path.realpath(program()), []
+        for p in glob.glob("/proc/[0-9]*"):
+            with contextlib.suppress(OSError):
+                if os.readlink(p + "/exe") == exe:
+                    tids += glob.glob(p + "/task/*")
+        return tids
+
+    @staticmethod
+    def _traced(tid):
+        with open(tid + "/status") as f:
+            return any(line.startswith("TracerPid:") and line.split()[1] != "0" for line in f)
+
+    def __enter__(self):
+        tids = self._threads()
+        argv = ["strace", "-f", "-qq", "-s0", "-o", self.out]
+        for pid in sorted({t.split("/")[2] for t in tids}):
+            argv += ["-p", pid]
+        self.strace = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        end = time.monotonic() + 10
+        while not all(self._traced(t) for t in tids):
+            if self.strace.poll() is not None or time.monotonic() > end:
+                self._stop()
+                skip("strace may not attach to the daemon")
+            time.sleep(0.01)
+        return self
+
+    def _stop(self):
+        if self.strace.poll() is None:
+            self.strace.send_signal(signal.SIGINT)
+        self.strace.wait(20)
+
+    def __exit__(self, *exc):
+        self._stop()
+        with open(self.out) as f:
+            for line in f:
+                name = line.split(None, 1)[1].split("(", 1)[0]
+                if name.replace("_", "a").isalnum() and name not in TRANSPORT + MEMORY:
+                    self.all[name] = self.all.get(name, 0) + 1
+        self.total = sum(self.all.values())
+
+    def __getitem__(self, name):
+        return self.all.get(name, 0)
+
+
+HUNDRED = {"f%d" % i: "content of %d\n" % i for i in range(100)}
+
+
+def counted_calls(most, spec, before, work, **kw):
+    """WORK(ov, i) for i of 0..99 takes at most MOST system calls each, and a few for the directory. The Calls."""
+    need("strace")
+    with Overlay(spec, opts="poll=0", **kw) as ov:
+        asked(ov)
+        before(ov)
+        with Calls(ov) as c:
+            for i in range(100):
+                work(ov, i)
+        ok(c.total <= most * 100 + 30, c.all)
+        return c
+
+
+@test(only_ours=WHY, modes=["root"], tries=4)
+def test_system_calls_of_a_lookup():
+    """A statx, and a look for overlay.metacopy; one statx for a name that is nowhere."""
+    counted_calls(2, {"d": HUNDRED}, lambda ov: None, lambda ov, i: lstat(ov.m("d/f%d" % i)))
+    counted_calls(1, {"d": HUNDRED}, lambda ov: None, lambda ov, i: exists(ov.m("d/none%d" % i)))
+
+
+@test(only_ours=WHY, modes=["root"], tries=4)
+def test_system_calls_of_a_cold_read():
+    """Those of the lookup, and open and pread."""
+    counted_calls(4, {"d": HUNDRED}, lambda ov: None, lambda ov, i: cat([ov.m("d/f%d" % i)]))
+
+
+@test(only_ours=WHY, modes=["root"], tries=4)
+def test_system_calls_of_a_new_file():
+    """LOOKUP and the directory's GETATTR: a statx each; MKNOD: open and statx."""
+    counted_calls(4, {}, lambda ov: os.mkdir(ov.m("d")),
+                  lambda ov, i: os.close(os.open(ov.m("d/f%d" % i), os.O_CREAT | os.O_EXCL | os.O_WRONLY)))
+
+
+@test(only_ours=WHY, modes=["root"], tries=4)
+def test_system_calls_of_a_written_file():
+    """And one for the file's capability, and one for WRITE; if the kernel sends its times, that is two."""
+    c = counted_calls(8, {}, lambda ov: os.mkdir(ov.m("d")), lambda ov, i: write(ov.m("d/f%d" % i), "x"))
+    ok(c["pwrite64"] == 100 and c["utimensat"] <= 100, c.all)
+
+
+@test(only_ours=WHY, modes=["root"], tries=4)
+def test_system_calls_of_rewriting():
+    """A file that is written and written back 100 times."""
+    def rewrite(ov, i):
+        fd = os.open(ov.m("f"), os.O_WRONLY)
+        os.pwrite(fd, b"y%d" % i, 0)
+        os.close(fd)
+    c = counted_calls(3, {}, lambda ov: write(ov.m("f"), "x" * 100), rewrite)
+    ok(c["pwrite64"] <= 101, c.all)
+
+
+@test(only_ours=WHY, modes=["root"], tries=4)
+def test_system_calls_of_unlinking():
+    """A lower file: a look at its chattr flags and a link of the whiteout; then the times that the kernel flushes and the
+    directory's attributes, a statx each. A new one is opened if it is not, for those who may have it open."""
+    def look(ov):
+        touch(ov.m("d/first"))  # the directory is in the upper
+        for i in range(100):
+            lstat(ov.m("d/f%d" % i))
+
+    def fill(ov):
+        os.mkdir(ov.m("d"))
+        for n, data in HUNDRED.items():
+            write(ov.m("d/" + n), data)
+
+    def unlink(ov, i):
+        os.unlink(ov.m("d/f%d" % i))
+    c = counted_calls(4, {"d": HUNDRED}, look, unlink)
+    ok(c["linkat"] <= 102, c.all)
+    counted_calls(5, {}, fill, unlink)
+
+
+@test(only_ours=WHY, modes=["root"], tries=4)
+def test_system_calls_of_a_copy_up():
+    """A small file, with the lookup before it and the write behind it: 25."""
+    counted_calls(26, {"d": HUNDRED}, lambda ov: None, lambda ov, i: append(ov.m("d/f%d" % i), "+"))
+
+
+@test(only_ours=WHY, modes=["root"], tries=4)
+def test_whiteouts_in_a_listing_take_one_look():
+    need("strace")
+    with Overlay({"d": HUNDRED}, opts="poll=0") as ov:
+        asked(ov)
+        for i in range(99):
+            os.unlink(ov.m("d/f%d" % i))
+        with Calls(ov) as c:
+            eq(names(ov.m("d")), ["f99"])
+        ok(c["statx"] <= 10, c.all)
+
+
+@test(only_ours=WHY, modes=["root"], tries=4)
+def test_noxattrs_spares_the_questions():
+    with Overlay({}, opts="noxattrs=1") as ov:
+        write(ov.m("f"), "x")
+        os.chown(ov.m("f"), 1, 1)
+        eq(read(ov.m("f")), b"x")
+        fails(errno.EOPNOTSUPP, os.getxattr, ov.m(""), STATS_XATTR)
+
+
+@test
+def test_a_written_file_keeps_its_mtime():
+    """The kernel keeps it and need not send it again: what it has sent, or what the file had, is on disk in the end."""
+    with Overlay({"low": File("x", mtime=1000)}) as ov:
+        write(ov.m("new"), "x")
+        write(ov.m("set"), "x")
+        seen = {}
+        for f in ("new", "set", "low"):
+            fd = os.open(ov.m(f), os.O_RDWR)
+            os.pwrite(fd, b"1", 0)
+            os.fsync(fd)
+            os.pwrite(fd, b"22", 0)
+            os.link(ov.m(f), ov.m(f + ".link"))  # has the kernel send its times before the data
+            os.fchmod(fd, 0o600)
+            if f == "set":
+                os.utime(fd, (5, 6))
+            os.close(fd)
+            seen[f] = lstat(ov.m(f)).st_mtime_ns
+        eq(seen["set"], 6 * 10 ** 9)
+        if not IS_KERNEL and is_root_mode():
+            drop_caches()
+        eq({f: lstat(ov.m(f)).st_mtime_ns for f in seen}, seen)
+        ov.remount()
+        eq({f: lstat(ov.m(f)).st_mtime_ns for f in seen}, seen)
+        eq({f: read(ov.m(f)) for f in seen}, {f: b"22" for f in seen})
+
+
 LAYERS = 40
 
 
