@@ -307,23 +307,36 @@ ssize_t ov_copy_range(struct overlay *ov, struct ov_inode *in, off_t off_in, str
 	return n;
 }
 
-/* The upper directory's own fd, to sync it. Directories that are not in the upper have nothing to sync. */
-static int fsync_dir(struct overlay *ov, struct ov_inode *i, bool datasync)
+/* Sync upper directory FD, which O_PATH fds cannot do themselves. */
+static int fsync_dir_fd(int fd, bool datasync)
 {
 	ov_cleanup_fd int copy = -1;
+	int r = ov_fsync(fd, datasync);
+
+	if (r != -EBADF)
+		return r;
+	copy = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return copy < 0 ? -errno : ov_fsync(copy, datasync);
+}
+
+/* By the upper directory's own fd, pinned, with no lock held. Directories that are not in the upper have nothing to sync. */
+static int fsync_dir(struct overlay *ov, struct ov_inode *i, bool datasync)
+{
+	struct ov_rdir *d;
+	int fd, r;
+
 	{
 		OV_NS_READ(ov);
 		if (!ov_inode_is(i, OV_I_UPPER))
 			return 0;
-		ov_cleanup_rfd struct ov_rfd f = ov_rfd_get(&ov->fds, i->rdirs[0]);
-
-		if (f.fd < 0)
-			return f.fd;
-		copy = openat(f.fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		if (copy < 0)
-			return -errno;
+		d = ov_rdir_ref(i->rdirs[0]);
+		fd = ov_rdir_get_fd(&ov->fds, d);
 	}
-	return ov_fsync(copy, datasync);
+	r = fd < 0 ? fd : fsync_dir_fd(fd, datasync);
+	if (fd >= 0)
+		ov_rdir_put_fd(&ov->fds, d);
+	ov_rdir_unref(&ov->fds, d);
+	return r;
 }
 
 /* What is synced shall have the mtime that the view shows. */
