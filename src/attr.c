@@ -86,15 +86,20 @@ void ov_attr_to_view(const struct overlay *ov, uint64_t ino, bool merged, struct
 		stx->stx_nlink = 1;
 }
 
-/* A metacopy shows the blocks of its data. */
+/* A metacopy shows the blocks of its data, which lies in a lower and stays as it is. */
 static void add_data_blocks(struct overlay *ov, struct ov_inode *i, struct statx *stx)
 {
+	uint64_t known = __atomic_load_n(&i->data->blocks, __ATOMIC_RELAXED);
 	ov_cleanup_real struct ov_real real = {0};
 	struct statx data;
 
-	if (ov_real_get_name(ov, i->data->dir, i->data->name, &real) == 0 &&
-	    ov_at_statx(real.at, STATX_BLOCKS, &data) == 0)
-		stx->stx_blocks = data.stx_blocks;
+	if (!known && ov_real_get_name(ov, i->data->dir, i->data->name, &real) == 0 &&
+	    ov_at_statx(real.at, STATX_BLOCKS, &data) == 0) {
+		known = data.stx_blocks + 1;
+		__atomic_store_n(&i->data->blocks, known, __ATOMIC_RELAXED);
+	}
+	if (known)
+		stx->stx_blocks = known - 1;
 }
 
 unsigned ov_protattr(struct overlay *ov, struct ov_inode *i)

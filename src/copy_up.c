@@ -336,7 +336,6 @@ static int mark_impure(struct overlay *ov, struct ov_inode *dir, int fd)
 static int link_into_place(struct cu *c, int dirfd, const char *name)
 {
 	struct overlay *ov = c->ov;
-	char path[40];
 	int r;
 
 	if (c->tmp[0]) {
@@ -347,8 +346,7 @@ static int link_into_place(struct cu *c, int dirfd, const char *name)
 			c->tmp[0] = '\0';
 		return r;
 	}
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", c->fd);
-	return linkat(AT_FDCWD, path, dirfd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+	return ov_at_link(ov_at_fd(c->fd), dirfd, name);
 }
 
 /* Around what puts a copy into directory PARENT (fd DIRFD): its times stay as they were. */

@@ -588,17 +588,6 @@ int ov_tmpfile(struct overlay *ov, struct ov_inode *parent, mode_t mode, const s
 
 /* ---- hard links ---- */
 
-/* One more real name DIRFD/NAME for the object FROM. */
-static int real_link(struct ov_at from, int dirfd, const char *name)
-{
-	char path[40];
-
-	if (from.name)
-		return linkat(from.fd, from.name, dirfd, name, 0) < 0 ? -errno : 0;
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", from.fd);
-	return linkat(AT_FDCWD, path, dirfd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
-}
-
 static int link_on_disk(struct overlay *ov, struct ov_at from, struct ov_rdir *rdir, int dirfd, const char *name,
 			bool regular)
 {
@@ -610,7 +599,7 @@ static int link_on_disk(struct overlay *ov, struct ov_at from, struct ov_rdir *r
 		if (r < 0)
 			return r;
 	}
-	r = real_link(from, dirfd, name);
+	r = ov_at_link(from, dirfd, name);
 	OV_CRASH("link.direct");
 	if (r != -EEXIST)
 		return r;
@@ -618,7 +607,7 @@ static int link_on_disk(struct overlay *ov, struct ov_at from, struct ov_rdir *r
 	if (r <= 0)
 		return r < 0 ? r : -EEXIST;
 	ov_tmp_name(ov, tmp);
-	r = real_link(from, ov->work_fd, tmp);
+	r = ov_at_link(from, ov->work_fd, tmp);
 	if (r < 0)
 		return r;
 	OV_CRASH("link.made");

@@ -77,6 +77,7 @@ struct ov_lowerdata {
 	struct ov_rdir *dir; /* counted */
 	char *name;
 	bool verified;
+	uint64_t blocks; /* that it occupies, plus one; 0: not known. Read and written atomically */
 	struct ov_fdslot *slot; /* open fd, if any, while the file is a metacopy (under the fd cache's lock) */
 };
 

@@ -332,13 +332,12 @@ static void probe_renames(struct overlay *ov)
 static void probe_tmpfile(struct overlay *ov)
 {
 	ov_cleanup_fd int fd = ov_at_open(ov_at_name(ov->work_fd, "."), O_TMPFILE | O_RDWR, 0600);
-	char path[40], name[32];
+	char name[32];
 
 	if (fd < 0)
 		return;
 	ov_tmp_name(ov, name);
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	ov->can_tmpfile = linkat(AT_FDCWD, path, ov->work_fd, name, AT_SYMLINK_FOLLOW) == 0;
+	ov->can_tmpfile = ov_at_link(ov_at_fd(fd), ov->work_fd, name) == 0;
 	ov_cleanup_tmp(ov, name);
 }
 

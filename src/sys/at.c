@@ -43,6 +43,7 @@ struct ov_xattr_args {
 static atomic_bool no_openat2;
 static atomic_bool no_fchmodat2;
 static atomic_bool no_xattrat;
+static atomic_bool no_empty_link; /* nor the privilege, before 6.10 */
 
 static inline bool missing(const atomic_bool *flag)
 {
@@ -215,6 +216,27 @@ int ov_at_chmod(struct ov_at at, mode_t mode)
 		return chmod_proc(at.fd, mode);
 	fd = ov_at_open(at, O_PATH, 0);
 	return fd < 0 ? fd : chmod_proc(fd, mode);
+}
+
+int ov_at_link(struct ov_at at, int dirfd, const char *name)
+{
+	char path[PROC_PATH_MAX];
+	long r;
+
+	if (at.name)
+		return (int)result(linkat(at.fd, at.name, dirfd, name, 0));
+	if (!missing(&no_empty_link)) {
+		r = result(linkat(at.fd, "", dirfd, name, AT_EMPTY_PATH));
+		if (r != -ENOENT) /* which it says as well where DIRFD is gone: the other way will tell */
+			return (int)r;
+	}
+	r = proc_path(at, path);
+	if (r < 0)
+		return (int)r;
+	r = result(linkat(AT_FDCWD, path, dirfd, name, AT_SYMLINK_FOLLOW));
+	if (r == 0)
+		set_missing(&no_empty_link);
+	return (int)r;
 }
 
 int ov_at_utimens(struct ov_at at, const struct timespec ts[2])

@@ -53,6 +53,8 @@ int ov_at_chown(struct ov_at at, uid_t uid, gid_t gid);
 /* chmod without following links: fchmodat2 (6.6) or an O_PATH fd. -EOPNOTSUPP on a symlink, as in the kernel. */
 int ov_at_chmod(struct ov_at at, mode_t mode);
 
+/* One more name DIRFD/NAME for the object, which may have none (O_TMPFILE). */
+int ov_at_link(struct ov_at at, int dirfd, const char *name);
 /* utimensat without following; TS as utimensat(2) (UTIME_NOW, UTIME_OMIT). */
 int ov_at_utimens(struct ov_at at, const struct timespec ts[2]);
 

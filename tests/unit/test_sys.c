@@ -416,6 +416,30 @@ START_TEST(at_readlink)
 }
 END_TEST
 
+START_TEST(at_link)
+{
+	int fd = openat(dir, ".", O_TMPFILE | O_RDWR, 0600);
+	struct statx stx;
+
+	write_file("linked", "x");
+	ck_assert_int_eq(ov_at_link(ov_at_name(dir, "linked"), dir, "by-name"), 0);
+	ck_assert_int_eq(ov_at_link(ov_at_name(dir, "linked"), dir, "by-name"), -EEXIST);
+	ck_assert_int_eq(ov_at_link(ov_at_name(dir, "none"), dir, "no-name"), -ENOENT);
+	if (fd < 0)
+		return; /* a file system without O_TMPFILE */
+	for (int i = 0; i < 2; i++) {
+		char name[] = "by-fd-0";
+
+		name[6] = (char)('0' + i);
+		ck_assert_int_eq(ov_at_link(ov_at_fd(fd), dir, name), 0);
+		ck_assert_int_eq(ov_at_link(ov_at_fd(fd), dir, name), -EEXIST);
+		ck_assert_int_eq(ov_at_statx(ov_at_name(dir, name), STATX_NLINK, &stx), 0);
+		ck_assert_int_eq((int)stx.stx_nlink, i + 1);
+	}
+	close(fd);
+}
+END_TEST
+
 START_TEST(at_handle)
 {
 	union {
@@ -744,6 +768,7 @@ Suite *sys_suite(void)
 	tcase_add_test(at, at_without_young_syscalls);
 	tcase_add_test(at, at_in_an_old_sandbox);
 	tcase_add_test(at, at_readlink);
+	tcase_add_test(at, at_link);
 	tcase_add_test(at, at_handle);
 	tcase_add_test(at, at_handle_sandboxed);
 	tcase_add_test(at, at_open_retries_eintr);
