@@ -300,7 +300,7 @@ static int set_times_of(struct overlay *ov, struct ov_inode *i, struct ov_at at,
 	r = set_times(at, set);
 	if (r == 0 && slot) {
 		ov_fdslot_learn_mtime(&ov->fds, slot, set->mtime.tv_nsec == UTIME_NOW ? NULL : &set->mtime);
-		slot->mtime_set = slot->writers && ov_fdslot_owe_mtime(&ov->fds, slot);
+		ov_fdslot_times(slot)->set = ov_fdslot_times(slot)->writers && ov_fdslot_owe_mtime(&ov->fds, slot);
 	}
 	if (slot)
 		ov_fdslot_unpin(&ov->fds, slot);

@@ -413,6 +413,7 @@ static struct ov_rdir **with_upper(const struct ov_inode *i, struct ov_inode *pa
 		free(rdirs);
 		return NULL;
 	}
+	ov_rdir_set_wh(rdirs[0], OV_WH_NONE); /* it begins empty */
 	memcpy(rdirs + 1, i->rdirs, i->nrdirs * sizeof(struct ov_rdir *));
 	return rdirs;
 }

@@ -176,6 +176,9 @@ int ov_lower_has(struct overlay *ov, struct ov_inode *parent, const char *name);
  */
 int ov_probe(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name, struct statx *stx);
 
+/* readdir.c: find out whether D (fd FD), where that is not known, has ".wh." names at all. */
+void ov_learn_oci_names(struct ov_rdir *d, int fd);
+
 /* Does ".wh.NAME" hide NAME of the layers below RDIR? 1, 0, -errno. */
 int ov_probe_oci_whiteout(struct ov_rdir *rdir, int fd, const char *name);
 

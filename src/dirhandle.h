@@ -19,6 +19,7 @@ struct ov_rdir {
 	char *name;             /* owned; NULL at a layer's root */
 	struct ov_fdslot slot;
 	uint32_t refs;          /* atomic */
+	uint8_t misses;         /* atomic: names looked for in vain while WH is unknown, up to a limit */
 	uint8_t wh;             /* enum ov_wh_state, atomic: a hint that only moves when it is safe */
 };
 

@@ -181,25 +181,26 @@ static ssize_t write_append(int fd, const char *buf, size_t size, off_t off)
 static ssize_t write_keeping_mtime(struct overlay *ov, struct ov_inode *i, struct ov_fdslot *slot, const void *buf, size_t size,
 				   off_t off)
 {
+	struct ov_fdtimes *t = ov_fdslot_times(slot);
 	struct statx stx;
 	ssize_t n;
 
 	{
 		OV_TIMES_LOCK(ov, i);
-		if (!slot->writers && !slot->mtime_known && ov_at_statx(ov_at_fd(slot->fd), STATX_MTIME, &stx) == 0)
+		if (!t->writers && !t->known && ov_at_statx(ov_at_fd(slot->fd), STATX_MTIME, &stx) == 0)
 			ov_fdslot_learn_mtime(&ov->fds, slot,
 					      &(struct timespec){.tv_sec = stx.stx_mtime.tv_sec, .tv_nsec = stx.stx_mtime.tv_nsec});
 		ov_fdslot_owe_mtime(&ov->fds, slot);
-		slot->writers++;
+		t->writers++;
 	}
 	n = ov_pwrite_full(slot->fd, buf, size, off);
 	{
 		OV_TIMES_LOCK(ov, i);
-		slot->writers--;
-		if (!slot->writers && slot->mtime_set) /* meanwhile: it came from the cache, which thinks that all is said */
+		t->writers--;
+		if (!t->writers && t->set) /* meanwhile: it came from the cache, which thinks that all is said */
 			ov_fdslot_settle_mtime(&ov->fds, slot);
-		if (!slot->writers)
-			slot->mtime_set = false;
+		if (!t->writers)
+			t->set = false;
 	}
 	return n;
 }
@@ -343,7 +344,7 @@ static int fsync_dir(struct overlay *ov, struct ov_inode *i, bool datasync)
 static void settle_mtime(struct overlay *ov, struct ov_inode *i, struct ov_fdslot *slot)
 {
 	OV_TIMES_LOCK(ov, i);
-	if (!slot->writers)
+	if (!ov_fdslot_times(slot)->writers)
 		ov_fdslot_settle_mtime(&ov->fds, slot);
 }
 

@@ -64,18 +64,19 @@ static void set_held(struct ov_fdslot *s, int32_t *note)
 /* Lock held. */
 static void settle_mtime(struct ov_fdslot *s)
 {
-	const struct timespec ts[2] = {{.tv_nsec = UTIME_OMIT}, s->mtime};
+	struct ov_fdtimes *t = ov_fdslot_times(s);
+	const struct timespec ts[2] = {{.tv_nsec = UTIME_OMIT}, t->mtime};
 
-	if (s->mtime_owed)
+	if (t->owed)
 		(void)futimens(s->fd, ts); /* best effort: the data counts */
-	s->mtime_owed = false;
+	t->owed = false;
 }
 
 /* Close the slot's fd and, if it stands alone, free it. Lock held, no pins. */
 static void slot_release(struct ov_fdcache *c, struct ov_fdslot *s)
 {
 	lru_unlink(s);
-	if (s->fd >= 0 && !s->held) /* else the file ends with it */
+	if (s->fd >= 0 && s->heap && !s->held) /* else the file ends with it */
 		settle_mtime(s);
 	set_held(s, NULL);
 	if (s->fd >= 0) {
@@ -186,7 +187,7 @@ static void detach(struct ov_fdcache *c, struct ov_fdslot **owner)
 
 struct ov_fdslot *ov_fdslot_put(struct ov_fdcache *c, struct ov_fdslot **owner, int fd, unsigned flags)
 {
-	struct ov_fdslot *s = calloc(1, sizeof(*s));
+	struct ov_fdslot *s = calloc(1, sizeof(*s) + sizeof(struct ov_fdtimes));
 
 	if (!s) {
 		close(fd);
@@ -259,21 +260,24 @@ void ov_fdslot_unnote(struct ov_fdcache *c, struct ov_fdslot *slot)
 
 void ov_fdslot_learn_mtime(struct ov_fdcache *c, struct ov_fdslot *slot, const struct timespec *mtime)
 {
+	struct ov_fdtimes *t = ov_fdslot_times(slot);
+
 	pthread_mutex_lock(&c->lock);
-	slot->mtime_known = mtime != NULL;
-	slot->mtime_owed = false;
+	t->known = mtime != NULL;
+	t->owed = false;
 	if (mtime)
-		slot->mtime = *mtime;
+		t->mtime = *mtime;
 	pthread_mutex_unlock(&c->lock);
 }
 
 bool ov_fdslot_owe_mtime(struct ov_fdcache *c, struct ov_fdslot *slot)
 {
+	struct ov_fdtimes *t = ov_fdslot_times(slot);
 	bool known;
 
 	pthread_mutex_lock(&c->lock);
-	known = slot->mtime_known;
-	slot->mtime_owed = known;
+	known = t->known;
+	t->owed = known;
 	pthread_mutex_unlock(&c->lock);
 	return known;
 }
@@ -283,9 +287,9 @@ bool ov_fdslot_owed_mtime(struct ov_fdcache *c, struct ov_fdslot **owner, struct
 	bool owed;
 
 	pthread_mutex_lock(&c->lock);
-	owed = *owner && (*owner)->mtime_owed;
+	owed = *owner && ov_fdslot_times(*owner)->owed;
 	if (owed)
-		*mtime = (*owner)->mtime;
+		*mtime = ov_fdslot_times(*owner)->mtime;
 	pthread_mutex_unlock(&c->lock);
 	return owed;
 }
@@ -301,7 +305,8 @@ void ov_fdcache_settle_mtimes(struct ov_fdcache *c)
 {
 	pthread_mutex_lock(&c->lock);
 	for (struct ov_fdslot *s = c->lru.next; s && s != &c->lru; s = s->next)
-		settle_mtime(s);
+		if (s->heap)
+			settle_mtime(s);
 	pthread_mutex_unlock(&c->lock);
 }
 

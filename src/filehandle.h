@@ -23,14 +23,24 @@ struct ov_fdslot {
 	bool held;       /* the only way to the object (unlinked): not evicted */
 	bool heap;       /* allocated alone (files); freed when closed and unpinned */
 	bool dead;       /* replaced: close at the last unpin */
-	bool mtime_known; /* MTIME is what the file shall have, */
-	bool mtime_owed;  /* and on disk it has another since it was written */
-	bool mtime_set;   /* it was set during a write; this and the next under the lock that the core has for times */
-	uint16_t writers; /* writes that go on */
-	struct timespec mtime;
 	struct ov_fdslot **owner; /* where the owner points to a heap slot; cleared at eviction */
 	int32_t *note;   /* where the number of a held fd is written down; -1 is written when it goes. Or NULL */
 };
+
+/* The mtime of the file behind a heap slot, see ov_fdslot_learn_mtime(). */
+struct ov_fdtimes {
+	struct timespec mtime;
+	bool known;       /* MTIME is what the file shall have, */
+	bool owed;        /* and on disk it has another since it was written */
+	bool set;         /* it was set during a write; this and the next under the lock that the core has for times */
+	uint16_t writers; /* writes that go on */
+};
+
+/* It lies behind the slot: directories, whose slots are embedded, need none. */
+static inline struct ov_fdtimes *ov_fdslot_times(struct ov_fdslot *heap_slot)
+{
+	return (struct ov_fdtimes *)(heap_slot + 1);
+}
 
 struct ov_fdcache {
 	pthread_mutex_t lock; /* innermost lock: nothing is taken under it */

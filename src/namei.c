@@ -48,6 +48,8 @@ int ov_probe_oci_whiteout(struct ov_rdir *rdir, int fd, const char *name)
 	struct statx stx;
 	int r;
 
+	if (ov_rdir_wh(rdir) == OV_WH_UNKNOWN)
+		ov_learn_oci_names(rdir, fd);
 	if (ov_rdir_wh(rdir) == OV_WH_NONE)
 		return 0;
 	if (ov_whiteout_oci_name(name, wh) < 0)

@@ -31,6 +31,56 @@ struct linux_dirent64 {
 /* Called for each name of a real directory. HIDDEN: NAME is hidden by a whiteout. Nonzero ends the scan. */
 typedef int (*scan_cb)(void *arg, const char *name, unsigned type, bool hidden);
 
+#define LEARN_AFTER 6         /* so many names are looked for in vain before a directory is looked through for ".wh." names */
+#define LEARN_NEVER UINT8_MAX
+#define LEARN_READS 4         /* and it is not if it is larger than so many buffers */
+
+/* Has directory FD ".wh." names? 1, 0, -errno; -E2BIG: it is too large to look. */
+static int has_oci_names(int fd)
+{
+	ov_cleanup_free char *buf = malloc(GETDENTS_BUF);
+	ov_cleanup_fd int own = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	long n;
+
+	if (!buf || own < 0)
+		return buf ? -errno : -ENOMEM;
+	for (int reads = 0; (n = syscall(SYS_getdents64, own, buf, GETDENTS_BUF)) > 0; reads++) {
+		if (reads == LEARN_READS)
+			return -E2BIG;
+		for (long pos = 0; pos < n;) {
+			struct linux_dirent64 *de = (void *)(buf + pos);
+
+			if (ov_whiteout_oci_parse(de->d_name, NULL))
+				return 1;
+			pos += de->d_reclen;
+		}
+	}
+	return n < 0 ? -errno : 0;
+}
+
+/* WH stays what another has made of it meanwhile: a whiteout that is made says so before it is there. */
+static void learn_wh(struct ov_rdir *d, enum ov_wh_state wh)
+{
+	uint8_t unknown = OV_WH_UNKNOWN;
+
+	__atomic_compare_exchange_n(&d->wh, &unknown, (uint8_t)wh, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+}
+
+void ov_learn_oci_names(struct ov_rdir *d, int fd)
+{
+	uint8_t misses = __atomic_load_n(&d->misses, __ATOMIC_RELAXED);
+	int r;
+
+	if (misses == LEARN_NEVER)
+		return;
+	__atomic_store_n(&d->misses, misses < LEARN_AFTER ? misses + 1 : LEARN_NEVER, __ATOMIC_RELAXED);
+	if (misses < LEARN_AFTER)
+		return;
+	r = has_oci_names(fd);
+	if (r >= 0)
+		learn_wh(d, r ? OV_WH_SOME : OV_WH_NONE);
+}
+
 /* What a scan has found out on its way. */
 struct scan {
 	bool has_wh;           /* there are whiteouts of kind OCI, or what looks so */
@@ -128,12 +178,8 @@ static int scan_real(struct overlay *ov, struct ov_rdir *d, scan_cb cb, void *ar
 			}
 		}
 	}
-	if (r == 0) { /* a whole scan: later lookups need not ask for OCI whiteouts */
-		uint8_t unknown = OV_WH_UNKNOWN;
-
-		__atomic_compare_exchange_n(&d->wh, &unknown, sc.has_wh ? OV_WH_SOME : OV_WH_NONE, false, __ATOMIC_RELAXED,
-					    __ATOMIC_RELAXED);
-	}
+	if (r == 0) /* a whole scan: later lookups need not ask for OCI whiteouts */
+		learn_wh(d, sc.has_wh ? OV_WH_SOME : OV_WH_NONE);
 	return r;
 }
 

@@ -346,6 +346,9 @@ def test_system_calls_of_a_lookup():
     """A statx, and a look for overlay.metacopy; one statx for a name that is nowhere."""
     counted_calls(2, {"d": HUNDRED}, lambda ov: None, lambda ov, i: lstat(ov.m("d/f%d" % i)))
     counted_calls(1, {"d": HUNDRED}, lambda ov: None, lambda ov, i: exists(ov.m("d/none%d" % i)))
+    merged = [{"d": {"other": "x"}}, {"d": HUNDRED}]  # one more where it is not
+    counted_calls(3, merged, lambda ov: None, lambda ov, i: lstat(ov.m("d/f%d" % i)))
+    counted_calls(3, {"d": HUNDRED}, lambda ov: touch(ov.m("d/new")), lambda ov, i: lstat(ov.m("d/f%d" % i)))
 
 
 @test(only_ours=WHY, modes=["root"], tries=4)
