@@ -967,7 +967,7 @@ static int find_to_remove(struct overlay *ov, struct ov_inode *parent, const cha
 
 	pthread_mutex_lock(&ov->tab.lock);
 	d = ov_dentry_find_locked(&ov->tab, parent, name);
-	if (d && ov_inode_is(d->inode, OV_I_UPPER)) {
+	if (d && ov_inode_is(d->inode, OV_I_UPPER) && !ov_inode_is(d->inode, OV_I_STALE)) {
 		d->inode->nlookup++;
 		out->nodeid = d->inode->nodeid;
 	} else {

@@ -124,10 +124,10 @@ static int serve(void *arg, bool again)
 		r = ov_session_serve(d->session);
 	else if (again)
 		return OV_EXIT_AGAIN;
+	ov_finish(d->ov);
 	if (r == OV_SESSION_RENEW)
 		return OV_EXIT_RENEW;
 	/* the kernel closes everything faster than we can: who unmounted may want the layers' file systems */
-	ov_finish(d->ov);
 	ov_close_range(3, ~0U); /* at once, where _exit() waits for the threads first */
 	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
