@@ -348,6 +348,24 @@ static void settle_mtime(struct overlay *ov, struct ov_inode *i, struct ov_fdslo
 		ov_fdslot_settle_mtime(&ov->fds, slot);
 }
 
+/* The attributes of a metacopy; its data is in a lower, which is on disk. */
+static int fsync_metacopy(struct overlay *ov, struct ov_inode *i)
+{
+	ov_cleanup_fd int fd = -1;
+	{
+		OV_NS_READ(ov);
+		ov_cleanup_real struct ov_real real = {0};
+		int r = ov_real_get(ov, i, &real);
+
+		if (r < 0)
+			return r;
+		fd = open_data(real.layer, real.at, false);
+		if (fd == -EACCES)
+			fd = open_despite_mode(ov, real.at, false);
+	}
+	return fd < 0 ? fd : ov_fsync(fd, false);
+}
+
 int ov_fsync_inode(struct overlay *ov, struct ov_inode *i, bool datasync)
 {
 	struct ov_fdslot *slot;
@@ -357,8 +375,10 @@ int ov_fsync_inode(struct overlay *ov, struct ov_inode *i, bool datasync)
 		return 0;
 	if (ov_inode_isdir(i))
 		return fsync_dir(ov, i, datasync);
-	if (!S_ISREG(i->type) || !ov_inode_is(i, OV_I_UPPER) || ov_inode_is(i, OV_I_METACOPY))
+	if (!S_ISREG(i->type) || !ov_inode_is(i, OV_I_UPPER))
 		return 0;
+	if (ov_inode_is(i, OV_I_METACOPY))
+		return datasync ? 0 : fsync_metacopy(ov, i);
 	slot = file_get_unlocked(ov, i, false, &err);
 	if (!slot)
 		return err;

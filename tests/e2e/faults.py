@@ -16,7 +16,8 @@ DIE = -1
 TRACE_MAX, NAME_LEN, POINTS_MAX = 2048, 24, 256
 AT_TRACE = 32 + 64 + NAME_LEN
 AT_REACHED = AT_TRACE + TRACE_MAX * NAME_LEN
-PAGE_SIZE = AT_REACHED + POINTS_MAX
+AT_PULSE = AT_REACHED + POINTS_MAX
+PAGE_SIZE = AT_PULSE + 4
 
 
 class Page:
@@ -47,6 +48,10 @@ class Page:
     def die_at(self, point, at=1):
         self._set(1, 0, point_at=at, point=point)
 
+    def pulse(self, on):
+        """The file system that OV_FAULT_PULSE lies on commits before each change what was done before it."""
+        self.mem[AT_PULSE:PAGE_SIZE] = struct.pack("=I", on)
+
     def rest(self):
         """Stop counting and failing; gives how many calls failed."""
         self.mem[0:4] = b"\0\0\0\0"
@@ -62,13 +67,18 @@ class Page:
         return {i for i in range(POINTS_MAX) if self.mem[AT_REACHED + i]}
 
 
+def built(name):
+    """The path of program NAME of tests/faults, or None."""
+    bases = [os.environ.get("OV_BUILDDIR"), os.getcwd(), os.path.dirname(os.environ.get("OV_PROG", ""))]
+    found = [p for p in (os.path.join(b, "tests/faults", name) for b in bases if b) if os.path.isfile(p)]
+    return found[0] if found else None
+
+
 def faulty_program():
     """The program with the wrappers, where the ids of a user namespace can reach it."""
     prog = os.environ.get("OV_FAULTS_PROG")
     if not prog and ovtest._program:
-        bases = [os.environ.get("OV_BUILDDIR"), os.getcwd(), os.path.dirname(os.environ.get("OV_PROG", ""))]
-        found = [p for p in (os.path.join(b, "tests/faults/fuse-overlay-faults") for b in bases if b) if os.path.isfile(p)]
-        prog = found[0] if found else None
+        prog = built("fuse-overlay-faults")
     if not prog or not os.access(prog, os.X_OK):
         skip("fuse-overlay-faults is not built (make tests/faults/fuse-overlay-faults)")
     to = os.path.join(ovtest._scratch, "fuse-overlay-faults")
@@ -124,8 +134,8 @@ class Change:
     PREP is done before on a program that does not fail. MISSING: calls that fail while it mounts, so that it takes the
     file system for one that lacks them. KERNEL: the kernel's overlay shows the result the same. LATE: names of the file
     whose time comes after its data: the kernel's cache keeps it and sends it at fsync or close. LOOSE: and whose time is not
-    kept by a crash: an inode that has other names cannot be replaced as a whole. UNSURE: names of the file of which the kernel
-    may show, after an error, what it has in its cache."""
+    kept by a crash: a metacopy with several names, which only the kernel makes, cannot be replaced as a whole. UNSURE: names
+    of the file of which the kernel may show, after an error, what it has in its cache."""
 
     def __init__(self, name, *steps, prep=(), opts="", modes=MODES, env=None, missing=None, kernel=True, late=(),
                  loose=False, unsure=()):
@@ -196,6 +206,15 @@ def _punch(ov):
         os.close(fd)
 
 
+def _by_kernel(fn):
+    """FN(path of the mount) with kernel overlayfs in place of ours."""
+    def go(ov):
+        with ov.by_kernel(ov.opts) as mnt:
+            fn(mnt)
+        ov.mount()
+    return go
+
+
 def _look(ov):
     tree_snapshot(ov.mnt)
 
@@ -233,8 +252,8 @@ ALL_CHANGES = [
     Change("late-data", append_synced("f"), prep=[_chmod("f")], opts=META, late=("f",)),
     Change("late-data-truncate", _truncate("f", 100), prep=[_chmod("f")], opts=META, unsure=("f",)),
     Change("late-data-link", _link("f", "f2"), prep=[_chmod("f")], opts=META),
-    Change("late-data-of-links", append_synced("h1"), prep=[_chmod("h1")], opts=INDEX + "," + META, modes=ROOT,
-           late=("h1", "h2", "hd/h3"), loose=True),
+    Change("late-data-of-links", append_synced("h1"), prep=[_by_kernel(lambda mnt: os.chmod(mnt + "/h1", 0o600))],
+           opts=INDEX + "," + META, modes=ROOT, late=("h1", "h2", "hd/h3"), loose=True),
     Change("rename-metacopy", _rename("f", "keep/f"), opts=META),
     Change("permissions-in-xattrs", append_synced("f"), _chmod("f"), _create("n"), opts="xattr_permissions=2", kernel=False, late=("f",)),
     # creation

@@ -49,6 +49,7 @@ struct page {
 	char only[NAME_LEN];       /* if not empty, only calls of that name */
 	char trace[TRACE_MAX][NAME_LEN]; /* of the calls counted */
 	uint8_t reached[POINTS_MAX];     /* crash points passed, in the order of --crash-points */
+	uint32_t pulse;            /* before each change, and after the last, the file system commits what was done so far */
 };
 
 static struct page none; /* nothing is asked for */
@@ -61,11 +62,43 @@ static void die(void)
 		pause();
 }
 
+/* ---- the pulse ---- */
+
+/* A file of the upper's file system, by its path and once it is needed. */
+static const char *pulse_path;
+static int pulse_fd = -1;
+
+int __real_open(const char *path, int flags, ...);
+int __real_fchmod(int fd, mode_t mode);
+int __real_fsync(int fd);
+int __real_ioctl(int fd, unsigned long cmd, ...);
+
+/*
+ * Let the file system commit all names and attributes, as it does by itself every few seconds, but not the data: fsync of a
+ * file that has nothing to do with it. btrfs syncs that file alone, and has calls for what is wanted here.
+ */
+static void pulse(void)
+{
+	static mode_t mode;
+	uint64_t id = 0;
+
+	if (pulse_fd < 0)
+		pulse_fd = __real_open(pulse_path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (__real_ioctl(pulse_fd, _IOR(0x94, 24, uint64_t), &id) == 0 && /* BTRFS_IOC_START_SYNC, BTRFS_IOC_WAIT_SYNC */
+	    __real_ioctl(pulse_fd, _IOW(0x94, 22, uint64_t), &id) == 0)
+		return;
+	mode ^= 0011; /* a change of its own, so that there is something to commit */
+	if (__real_fchmod(pulse_fd, 0600 | mode) < 0 || __real_fsync(pulse_fd) < 0)
+		perror("pulse");
+}
+
 /* The call NAME of CLASS is about to be made: false with errno set if it shall fail instead. */
 static bool may(const char *name, unsigned class)
 {
 	uint32_t n;
 
+	if (page->pulse && class == CHANGES && pulse_path)
+		pulse();
 	if (!__atomic_load_n(&page->armed, __ATOMIC_ACQUIRE) || !(page->classes & class) ||
 	    (page->only[0] && strcmp(page->only, name) != 0))
 		return true;
@@ -131,6 +164,7 @@ __attribute__((constructor)) static void start(int argc, char **argv)
 		map_page(path);
 	else if (at)
 		read_environment(at);
+	pulse_path = getenv("OV_FAULT_PULSE");
 }
 
 /* ---- wrappers ---- */
@@ -200,7 +234,6 @@ static bool may_open(const char *name, int flags)
 	return may(name, (flags & O_CREAT) || (flags & O_TMPFILE) == O_TMPFILE ? CHANGES : READS);
 }
 
-int __real_open(const char *path, int flags, ...);
 int __wrap_open(const char *path, int flags, ...);
 int __wrap_open(const char *path, int flags, ...)
 {
@@ -226,7 +259,6 @@ int __wrap_openat(int dirfd, const char *path, int flags, ...)
 	return may_open("openat", flags) ? __real_openat(dirfd, path, flags, mode) : -1;
 }
 
-int __real_ioctl(int fd, unsigned long cmd, ...);
 int __wrap_ioctl(int fd, unsigned long cmd, ...);
 int __wrap_ioctl(int fd, unsigned long cmd, ...)
 {
