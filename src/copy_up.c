@@ -497,8 +497,6 @@ static int commit_indexed(struct cu *c)
 	struct statx stx;
 	int r = rname ? 0 : -ENOMEM;
 
-	if (r == 0 && c->metacopy)
-		r = remember_data(c);
 	if (r == 0)
 		r = ov_at_statx(cu_target(c), STATX_INO, &stx); /* before it appears, which could not be taken back */
 	if (r == 0)
@@ -511,8 +509,8 @@ static int commit_indexed(struct cu *c)
 	keep_append_only(c);
 	switch_file(c, ov->index);
 	i->rname = rname;
-	ov_inode_set(i, OV_I_UPPER | OV_I_NOPROT | OV_I_INDEXED | OV_I_LOWERNAMES | (c->metacopy ? OV_I_METACOPY : 0));
-	ov_inode_unset(i, OV_I_LOWERLINKS | (c->metacopy ? 0 : OV_I_METACOPY)); /* the lower may have been a metacopy */
+	ov_inode_set(i, OV_I_UPPER | OV_I_NOPROT | OV_I_INDEXED | OV_I_LOWERNAMES);
+	ov_inode_unset(i, OV_I_LOWERLINKS | OV_I_METACOPY); /* the lower may have been a metacopy */
 	ov_inode_set_key(&ov->tab, i, (struct ov_key){.ino = stx.stx_ino, .fsid = ov->index_layer.fsid, .upper = 1});
 	return 0;
 }
@@ -608,14 +606,15 @@ static int copy_one(struct overlay *ov, struct ov_inode *i, unsigned flags, off_
 		r = check_protected(&c, flags);
 	if (r == 0) {
 		c.size = (off_t)c.stx.stx_size;
-		c.metacopy = ov->cfg.metacopy && S_ISREG(c.stx.stx_mode) && c.size > 0 && !(flags & OV_COPY_DATA) &&
-			     !ov_inode_is(i, OV_I_UNLINKED);
 		if ((flags & OV_COPY_TRUNC) && size < c.size)
 			c.size = size;
 		r = ov_index_has(ov, i) ? ov_index_name(c.src.layer, c.src.at, c.index_name) : -EOPNOTSUPP;
 		c.indexed = r == 0;
 		if (r == -EOPNOTSUPP)
 			r = 0; /* any other failure must not break the link */
+		/* several names: the data could only be brought in later in place, where a crash would lose the old time */
+		c.metacopy = ov->cfg.metacopy && S_ISREG(c.stx.stx_mode) && c.size > 0 && !(flags & OV_COPY_DATA) &&
+			     !c.indexed && !ov_inode_is(i, OV_I_UNLINKED);
 	}
 	if (r == 0)
 		r = prepare(&c);
@@ -779,7 +778,10 @@ static int replace_late(struct cu *c, unsigned flags, off_t size)
 	return r;
 }
 
-/* Into the metacopy itself, which has other names or no name; synced, and only then the mark goes. */
+/*
+ * Into the metacopy itself, which has no name, or several: kernel overlayfs made it then. Synced, and only then the mark goes.
+ * A crash before that leaves the time of the try, with the old data.
+ */
 static int fill_late(struct cu *c, unsigned flags, off_t size)
 {
 	struct overlay *ov = c->ov;

@@ -206,9 +206,23 @@ def test_symlinks_fifos_and_directories():
 
 
 @test(modes=("root",))
-def test_metacopy_in_the_index():
-    with Overlay({"a": "x" * 5000, "b": Hardlink("a"), "c": Hardlink("a")}, opts="index=on,metacopy=on,redirect_dir=on") as ov:
+def test_no_metacopy_into_the_index():
+    """A file with several names is copied whole."""
+    with Overlay({"a": "x" * 5000, "b": Hardlink("a")}, opts="index=on,metacopy=on,redirect_dir=on") as ov:
         os.chmod(ov.m("b"), 0o600)
+        eq(getx(ov.u("b"), X("metacopy")), None)
+        eq(read(ov.u("b")), b"x" * 5000)
+        twice(ov, tuple("ab"), ([b"x" * 5000] * 2, [2] * 2, 1))
+
+
+@test(modes=("root",), not_kernel="it is what the kernel does")
+def test_metacopy_in_the_index():
+    """The kernel makes metacopies of such files, too."""
+    opts = "index=on,metacopy=on,redirect_dir=on"
+    with Overlay({"a": "x" * 5000, "b": Hardlink("a"), "c": Hardlink("a")}, opts=opts) as ov:
+        with ov.by_kernel(opts) as mnt:
+            os.chmod(mnt + "/b", 0o600)
+        ov.mount()
         for _ in range(2):
             eq([(read(ov.m(n)), stat.S_IMODE(lstat(ov.m(n)).st_mode), nlink(ov, n)) for n in "abc"], [(b"x" * 5000, 0o600, 3)] * 3)
             ov.remount()
