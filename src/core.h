@@ -96,6 +96,16 @@ static inline void ov_will_block(struct overlay *ov)
 		ov->hooks.will_block(ov->hooks.arg);
 }
 
+/*
+ * A name went, and a whiteout, another name or a link count in another place belongs to that. Where the upper's file system makes
+ * a single file permanent without what was done before, the next fsync commits everything.
+ */
+static inline void ov_note_halves(struct overlay *ov)
+{
+	if (!ov->layers[0].fsync_orders)
+		__atomic_add_fetch(&ov->halves, 1, __ATOMIC_RELEASE);
+}
+
 /* The mount is read-only? */
 static inline int ov_want_write(const struct overlay *ov)
 {

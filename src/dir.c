@@ -1015,6 +1015,8 @@ static int remove_name(struct overlay *ov, struct ov_inode *parent, const char *
 		if (r == 0)
 			r = remove_on_disk(ov, parent, name, i, dir);
 		OV_CRASH("remove.done");
+		if (r == 0 && ov_inode_is(i, OV_I_INDEXED))
+			ov_note_halves(ov); /* its link count */
 		if (r == 0 || r == -ENOENT)
 			ov_name_gone(ov, parent, name);
 		if (r == -ENOENT && ov_is_repeat(ov))

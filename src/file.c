@@ -6,11 +6,13 @@
 #include <linux/fs.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 
 #include "core.h"
 #include "format/index.h"
 #include "sys/io.h"
 
+#define RECENT_SECONDS 300
 #define QUICK_COPY ((size_t)128 * 1024) /* bytes that are copied before another thread takes the requests meanwhile */
 
 /* Open the data of AT, without leaving an atime where we may: reads of the view are not reads of the layer's file. */
@@ -175,6 +177,19 @@ static ssize_t write_append(int fd, const char *buf, size_t size, off_t off)
 }
 
 /*
+ * May the kernel have no newer time to send than MTIME? Only if that is of now, more or less: what is written gets the time of
+ * the clock's tick, and comes to us half a minute later at most, if all goes well. An older one is never put back, so that whoever
+ * looks after a crash does not find new data under an old time.
+ */
+static bool is_recent(const struct statx_timestamp *mtime)
+{
+	struct timespec now = {0};
+
+	clock_gettime(CLOCK_REALTIME_COARSE, &now);
+	return mtime->tv_sec > now.tv_sec - RECENT_SECONDS && mtime->tv_sec < now.tv_sec + RECENT_SECONDS;
+}
+
+/*
  * Write for a cache that keeps the mtime itself and sends it if it changed, as a rule right after: until then, and for the case
  * that it does not, what the file had is owed to it. The lock is not held while data moves.
  */
@@ -187,7 +202,7 @@ static ssize_t write_keeping_mtime(struct overlay *ov, struct ov_inode *i, struc
 
 	{
 		OV_TIMES_LOCK(ov, i);
-		if (!t->writers && !t->known && ov_at_statx(ov_at_fd(slot->fd), STATX_MTIME, &stx) == 0)
+		if (!t->writers && !t->known && ov_at_statx(ov_at_fd(slot->fd), STATX_MTIME, &stx) == 0 && is_recent(&stx.stx_mtime))
 			ov_fdslot_learn_mtime(&ov->fds, slot,
 					      &(struct timespec){.tv_sec = stx.stx_mtime.tv_sec, .tv_nsec = stx.stx_mtime.tv_nsec});
 		ov_fdslot_owe_mtime(&ov->fds, slot);
@@ -366,16 +381,33 @@ static int fsync_metacopy(struct overlay *ov, struct ov_inode *i)
 	return fd < 0 ? fd : ov_fsync(fd, false);
 }
 
+/* What ov_note_halves() told of. */
+static int commit_halves(struct overlay *ov)
+{
+	uint64_t now = __atomic_load_n(&ov->halves, __ATOMIC_ACQUIRE);
+	int r;
+
+	if (__atomic_load_n(&ov->halves_done, __ATOMIC_ACQUIRE) >= now)
+		return 0;
+	r = ov_commit(ov->layers[0].root_fd);
+	if (r == 0) /* an older count, by another thread, makes one commit too many, no more */
+		__atomic_store_n(&ov->halves_done, now, __ATOMIC_RELEASE);
+	return r;
+}
+
 int ov_fsync_inode(struct overlay *ov, struct ov_inode *i, bool datasync)
 {
 	struct ov_fdslot *slot;
 	int err = 0;
 
-	if (ov->cfg.sync == OV_SYNC_OFF)
+	if (ov->cfg.sync == OV_SYNC_OFF || !ov_inode_is(i, OV_I_UPPER))
 		return 0;
+	err = commit_halves(ov);
+	if (err < 0)
+		return err;
 	if (ov_inode_isdir(i))
 		return fsync_dir(ov, i, datasync);
-	if (!S_ISREG(i->type) || !ov_inode_is(i, OV_I_UPPER))
+	if (!S_ISREG(i->type))
 		return 0;
 	if (ov_inode_is(i, OV_I_METACOPY))
 		return datasync ? 0 : fsync_metacopy(ov, i);

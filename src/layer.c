@@ -57,18 +57,28 @@ static int clone_mount(const char *path, bool *noatime)
 }
 
 /* File systems that read through the kernel's page cache. */
-static bool is_page_cached(int fd)
-{
-	static const unsigned known[] = {EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, TMPFS_MAGIC, F2FS_SUPER_MAGIC,
-					 SQUASHFS_MAGIC, 0xe0f5e1e2 /* erofs */};
-	struct statfs st;
+static const unsigned page_cached[] = {EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, TMPFS_MAGIC, F2FS_SUPER_MAGIC,
+				       SQUASHFS_MAGIC, 0xe0f5e1e2 /* erofs */};
 
-	if (fstatfs(fd, &st) < 0)
-		return false;
-	for (size_t n = 0; n < sizeof(known) / sizeof(known[0]); n++)
-		if ((unsigned)st.f_type == known[n])
+/* File systems with one journal for all changes, in their order; or with none at all. */
+static const unsigned ordered[] = {EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, TMPFS_MAGIC};
+
+static bool is_one_of(unsigned type, const unsigned *known, size_t n)
+{
+	while (n--)
+		if (type == known[n])
 			return true;
 	return false;
+}
+
+static void look_at_file_system(struct ov_layer *l)
+{
+	struct statfs st;
+
+	if (fstatfs(l->root_fd, &st) < 0)
+		return;
+	l->page_cached = is_one_of((unsigned)st.f_type, page_cached, OV_ARRAY_SIZE(page_cached));
+	l->fsync_orders = is_one_of((unsigned)st.f_type, ordered, OV_ARRAY_SIZE(ordered));
 }
 
 int ov_layer_look(struct ov_layer *l)
@@ -80,7 +90,7 @@ int ov_layer_look(struct ov_layer *l)
 		return r;
 	l->dev = ((dev_t)stx.stx_dev_major << 32) | stx.stx_dev_minor;
 	l->root_ino = stx.stx_ino;
-	l->page_cached = is_page_cached(l->root_fd);
+	look_at_file_system(l);
 	r = ov_fs_uuid(l->root_fd, l->uuid);
 	if (r < 0)
 		memset(l->uuid, 0, sizeof(l->uuid));
@@ -91,7 +101,6 @@ int ov_layer_look(struct ov_layer *l)
 
 int ov_layer_open(struct ov_layer *l, const char *path, bool upper)
 {
-
 	memset(l, 0, sizeof(*l));
 	l->root_fd = -1;
 	l->upper = upper;

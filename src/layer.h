@@ -24,6 +24,7 @@ struct ov_layer {
 	bool careful;    /* not cloned and the mountpoint may lie inside: never step onto another mount */
 	bool xwhiteouts; /* empty files may be xattr whiteouts (a directory marked opaque=x was met); only ever set */
 	bool page_cached; /* reads come from the page cache: a short one is the end of the file */
+	bool fsync_orders; /* fsync of a file brings all changes with it that were made before */
 	bool noatime_ok; /* reading leaves no atime behind, or O_NOATIME works */
 	enum ov_override override;
 };

@@ -104,6 +104,8 @@ struct overlay {
 	unsigned nfs;
 	uid_t uid;               /* of the daemon */
 	gid_t gid;
+	uint64_t halves;         /* atomic: changes in two places that were made, which an fsync of one of them could part */
+	uint64_t halves_done;    /* atomic: so many of them are on disk for certain */
 	bool whiteout_links;     /* whiteouts may be hard links of one inode */
 	pthread_rwlock_t ns;
 	pthread_mutex_t times[OV_TIME_LOCKS]; /* by nodeid: a write that keeps the mtime, and what sets it */
@@ -219,8 +221,8 @@ int ov_rename(struct overlay *ov, struct ov_inode *olddir, const char *oldname, 
 /* file.c */
 ssize_t ov_read(struct overlay *ov, struct ov_inode *i, void *buf, size_t size, off_t off);
 /*
- * KILL_SUIDGID: the writer may not keep setuid and setgid. CACHED: written back from a cache that keeps the mtime itself: it is
- * left alone.
+ * KILL_SUIDGID: the writer may not keep setuid and setgid. CACHED: written back from a cache that keeps the mtime itself: this
+ * write does not move the one that the view shows.
  */
 ssize_t ov_write(struct overlay *ov, struct ov_inode *i, const void *buf, size_t size, off_t off, bool kill_suidgid,
 		 bool cached);

@@ -426,6 +426,8 @@ static int replace(struct overlay *ov, struct side *old, struct side *new, bool 
 		end_move(ov, false);
 		return r;
 	}
+	if (old->lower || whiteout || new->whiteout || ov_inode_is(old->i, OV_I_INDEXED))
+		ov_note_halves(ov);
 	if (new->i)
 		ov_name_gone(ov, new->dir, new->name);
 	if (new->i && ov_inode_is(new->i, OV_I_INDEXED))
@@ -464,6 +466,7 @@ static int exchange(struct overlay *ov, struct side *old, struct side *new)
 		end_move(ov, false);
 		return r;
 	}
+	ov_note_halves(ov);
 	first_old = unname(ov, old);
 	first_new = unname(ov, new);
 	arrive(ov, old->i, new, &a, first_old);

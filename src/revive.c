@@ -394,8 +394,10 @@ int ov_take_over(struct overlay *ov, void (*ready)(void *arg), void *arg)
 		ov_error("cannot go on with what the last worker left: %s", strerror(-r));
 		return r;
 	}
-	if (ov->has_upper)
+	if (ov->has_upper) {
 		ov_clean_work(ov);
+		ov_note_halves(ov); /* there may have been some */
+	}
 	if (ov->ledger->intent.live) {
 		r = settle_rename(ov);
 		if (r < 0) /* the names may be wrong until the kernel forgets them */

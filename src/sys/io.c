@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/btrfs.h>
 #include <linux/fs.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -225,6 +226,16 @@ int ov_copy_data(int in, int out, off_t size)
 	r = (off_t)st.st_blocks * 512 >= st.st_size ? copy_segment(&c, 0, size) : copy_sparse(&c, size);
 	ov_free_p(&c.buf);
 	return r;
+}
+
+int ov_commit(int fd)
+{
+	uint64_t transaction = 0;
+
+	/* where it is to be had, the way that leaves others' data alone */
+	if (ioctl(fd, BTRFS_IOC_START_SYNC, &transaction) == 0 && ioctl(fd, BTRFS_IOC_WAIT_SYNC, &transaction) == 0)
+		return 0;
+	return TEMP_FAILURE_RETRY(syncfs(fd)) < 0 ? -errno : 0;
 }
 
 int ov_fsync(int fd, bool datasync)

@@ -36,4 +36,7 @@ void ov_close_range(unsigned first, unsigned end);
 /* fsync or fdatasync; EINTR retried. */
 int ov_fsync(int fd, bool datasync);
 
+/* Have the file system of FD make all names and attributes permanent that were changed so far. 0 or -errno. */
+int ov_commit(int fd);
+
 #endif

@@ -133,9 +133,9 @@ class Change:
     """STEPS are done one after the other; between two of them the view is one of the states that are allowed.
     PREP is done before on a program that does not fail. MISSING: calls that fail while it mounts, so that it takes the
     file system for one that lacks them. KERNEL: the kernel's overlay shows the result the same. LATE: names of the file
-    whose time comes after its data: the kernel's cache keeps it and sends it at fsync or close. LOOSE: and whose time is not
-    kept by a crash: a metacopy with several names, which only the kernel makes, cannot be replaced as a whole. UNSURE: names
-    of the file of which the kernel may show, after an error, what it has in its cache."""
+    that is written: where the power fails its data may be lost, but not its time. LOOSE: also where only the daemon dies: a
+    metacopy with several names, which only the kernel makes, cannot be replaced as a whole. UNSURE: names of the file of which
+    the kernel may show, after an error, what it has in its cache."""
 
     def __init__(self, name, *steps, prep=(), opts="", modes=MODES, env=None, missing=None, kernel=True, late=(),
                  loose=False, unsure=()):
@@ -143,11 +143,11 @@ class Change:
         self.env, self.missing, self.kernel, self.late, self.loose = env, missing, kernel, late, loose
         self.unsure = set(late) | set(unsure)
 
-    def same(self, view, state, before):
-        """Is VIEW the STATE, which came after BEFORE?"""
+    def same(self, view, state, data_lost=False):
+        """Is VIEW the STATE? A time may be newer than the data, where that can be lost, but never older."""
         if view == state:
             return True
-        late = [n for n in self.late if n in view and n in before and (self.loose or view[n]["mtime"] == before[n]["mtime"])]
+        late = [n for n in self.late if (self.loose or data_lost) and n in view and view[n]["mtime"] == "now"]
         with_time = {n: {**view[n], "mtime": state[n]["mtime"]} for n in late if n in state}
         return {**view, **with_time} == state
 

@@ -192,6 +192,49 @@ def test_mtime_set_after_a_write_stays():
 
 
 @test
+def test_mtime_is_what_the_view_said():
+    """However the data came to us, and before or after the time: the next mount shows the time that this one showed."""
+    with three() as ov:
+        before = {}
+
+        def look(p, how):
+            before[p] = (lstat(ov.m(p)).st_mtime_ns, how)
+
+        for n in range(300):  # some of them within one tick of the clock, where the kernel has no new time to send
+            write(ov.m("w%d" % n), b"x" * (n * 50))
+            look("w%d" % n, "written at once")
+        for n, p in enumerate(PLACES + ("w1", "w2")):
+            fd = os.open(ov.m(p), os.O_RDWR)
+            for k in range(20):
+                os.pwrite(fd, b"%d" % k, k * 4096)
+                if k % 7 == n:
+                    os.fsync(fd)
+            os.close(fd)
+            look(p, "written in pieces")
+        os.truncate(ov.m("w3"), 5)
+        look("w3", "truncated")
+        fd = os.open(ov.m("w4"), os.O_RDWR)
+        os.pwrite(fd, b"dirty", 0)
+        fallocate(fd, 0, 0, 100000)
+        look("w4", "allocated")
+        os.pwrite(fd, b"dirty", 0)
+        os.rename(ov.m("w4"), ov.m("moved"))
+        look("moved", "renamed")
+        del before["w4"]
+        os.close(fd)
+        look("moved", "renamed")
+        fd = os.open(ov.m("w5"), os.O_RDWR)
+        with mmap.mmap(fd, 200) as mem:
+            mem[:4] = b"mmap"
+        os.close(fd)
+        os.sync()
+        look("w5", "mapped")
+        ov.remount()
+        for p, (t, how) in before.items():
+            eq(lstat(ov.m(p)).st_mtime_ns, t, "%s, %s" % (p, how))
+
+
+@test
 def test_chmod_with_dirty_data():
     with three() as ov:
         for p in PLACES:

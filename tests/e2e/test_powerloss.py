@@ -211,8 +211,8 @@ def put(path, writes):
 def which(change, view, states, certain, begun, what):
     if view == states[certain]:
         return certain
-    for n in range(certain + (not change.loose), begun + 1):
-        if change.same(view, states[n], states[max(n - 1, 0)]):
+    for n in range(certain, begun + 1):
+        if change.same(view, states[n], n < begun):
             return n
     raise Failed("%s: none of the states %d to %d\n  %s\n  %s" % (
         what, certain, begun, "\n  ".join(same_diff(view, states[certain], "now", "first")),
