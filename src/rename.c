@@ -279,7 +279,7 @@ static int move_with_whiteout(struct overlay *ov, struct side *old, struct side 
 		OV_CRASH("rename.oci-whiteout");
 		return r < 0 ? r : ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0);
 	}
-	if (ov->whiteout_kind == OV_WH_CHAR && ov->can_rename_whiteout)
+	if (ov->can_rename_whiteout)
 		r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, RENAME_WHITEOUT);
 	if (r != -EINVAL && r != -EPERM)
 		return r;

@@ -323,7 +323,7 @@ static void probe_renames(struct overlay *ov)
 	if (touch_at(ov->work_fd, a) == 0 && touch_at(ov->work_fd, b) == 0)
 		ov->can_exchange = ov_renameat2(ov->work_fd, a, ov->work_fd, b, RENAME_EXCHANGE) == 0;
 	ov_cleanup_tmp(ov, b);
-	if (ov->whiteout_kind == OV_WH_CHAR)
+	if (ov->whiteout_kind != OV_WH_OCI) /* also where mknod() is forbidden: nothing else does it in one step */
 		ov->can_rename_whiteout = ov_renameat2(ov->work_fd, a, ov->work_fd, b, RENAME_WHITEOUT) == 0;
 	ov_cleanup_tmp(ov, a);
 	ov_cleanup_tmp(ov, b);

@@ -281,10 +281,12 @@ ALL_CHANGES = [
     Change("oci-rename", _rename("small", "n"), _rename("other", "n"), env=OCI, kernel=False),
     Change("xattr-unlink", _unlink("d/in"), _unlink("other"), prep=[append_synced("other")], missing=NO_MKNOD, kernel=False),
     Change("xattr-rename", _rename("small", "n"), missing=NO_MKNOD, kernel=False),
+    Change("xattr-rename-over", _rename("small", "f"), missing=NO_MKNOD, kernel=False),
     # no change at all
     Change("look", _look, prep=[_unlink("d/in"), append_synced("keep/one")]),
     # renaming
     Change("rename", _rename("small", "n")),
+    Change("rename-without-whiteout", _rename("small", "n"), missing={"rename-whiteout": errno.EINVAL}),
     Change("rename-upper", _rename("new", "n"), _rename("n", "n2"), prep=[_create("new"), _create("n2")]),
     Change("rename-over", _rename("small", "f")),
     Change("rename-across", _rename("d/in", "keep/one")),

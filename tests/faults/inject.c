@@ -277,7 +277,7 @@ static bool may_syscall(long nr, const long a[6])
 {
 	switch (nr) {
 	case SYS_renameat2:
-		return may("renameat2", CHANGES);
+		return may((unsigned)a[4] & RENAME_WHITEOUT ? "rename-whiteout" : "renameat2", CHANGES);
 	case SYS_getdents64:
 		return may("getdents64", READS);
 #ifdef SYS_openat2
