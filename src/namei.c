@@ -250,22 +250,29 @@ static const struct ov_layer *find_uuid(const struct overlay *ov, const uint8_t 
 	return found;
 }
 
-/* The origin of upper file AT gives its st_ino, without decoding the handle (that needs privilege). */
-static void read_origin(struct search *s, struct ov_at at)
+/*
+ * The origin of upper file AT gives its st_ino, without decoding the handle (that needs privilege). 0 also where there is none, or
+ * an odd one; an error that may pass must not make it another file.
+ */
+static int read_origin(struct search *s, struct ov_at at)
 {
 	struct overlay *ov = s->ov;
 	const struct ov_layer *origin_layer;
 	struct ov_fh fh;
 	uint64_t ino;
+	int r = ov_fh_read(at, ov->xp, OV_X_ORIGIN, &fh);
 
-	if (ov_fh_read(at, ov->xp, OV_X_ORIGIN, &fh) < 0 || fh.len < OV_FH_HEADER)
-		return;
+	if (r == -EIO || r == -ENOMEM || r == -EINTR)
+		return r;
+	if (r < 0 || fh.len < OV_FH_HEADER)
+		return 0;
 	s->origin = fh;
 	if (!ov_fh_ino(&fh, &ino))
-		return;
+		return 0;
 	origin_layer = find_uuid(ov, ov_fh_uuid(&fh));
 	if (origin_layer)
 		s->f->ino = ov_make_ino(ov, origin_layer, ino);
+	return 0;
 }
 
 /* Is the regular file AT a metacopy, and may we follow it? 1, 0, -errno. */
@@ -328,8 +335,12 @@ static int visit_file(struct search *s, struct ov_rdir *base, int fd, const char
 			if (!f->rname)
 				return -ENOMEM;
 		}
-		if (f->upper)
-			read_origin(s, at);
+		if (f->upper) {
+			int err = read_origin(s, at);
+
+			if (err < 0)
+				return err;
+		}
 	}
 	if (r == 0) {
 		s->stop = true;
