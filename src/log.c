@@ -9,10 +9,6 @@
 #include <syslog.h>
 #include <time.h>
 
-/* To syslog go at most LIMIT_LINES lines in LIMIT_SECONDS. */
-#define LIMIT_LINES 20
-#define LIMIT_SECONDS 5
-
 #define LINE_MAX_LEN 1024
 #define PREFIX "fuse-overlay: "
 
@@ -23,9 +19,7 @@ static struct {
 	pthread_mutex_t lock;
 	bool syslog;
 	char ident[64]; /* openlog() keeps the pointer */
-	time_t window; /* when the current window of the rate limit began */
-	unsigned lines; /* lines let through in it */
-	unsigned long dropped;
+	struct ov_log_limit limits[OV_LOG_DEBUG + 1]; /* of each level, so that warnings do not drown errors */
 } sink = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 void ov_log_set_level(enum ov_log_level level)
@@ -77,24 +71,20 @@ static int priority(enum ov_log_level level)
 	return LOG_DEBUG;
 }
 
-/* Is there room in this window for one more line? Tells of what was dropped in the one before. Lock held. */
-static bool within_limit(void)
+bool ov_log_limit(struct ov_log_limit *l, time_t now, unsigned long *dropped)
 {
-	struct timespec now = {0};
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	if (now.tv_sec - sink.window >= LIMIT_SECONDS) {
-		if (sink.dropped)
-			syslog(LOG_WARNING, "%lu lines dropped", sink.dropped);
-		sink.window = now.tv_sec;
-		sink.lines = 0;
-		sink.dropped = 0;
+	*dropped = 0;
+	if (now - l->window >= OV_LOG_LIMIT_SECONDS || l->lines == 0) {
+		*dropped = l->dropped;
+		l->window = now;
+		l->lines = 0;
+		l->dropped = 0;
 	}
-	if (sink.lines < LIMIT_LINES) {
-		sink.lines++;
+	if (l->lines < OV_LOG_LIMIT_LINES) {
+		l->lines++;
 		return true;
 	}
-	sink.dropped++;
+	l->dropped++;
 	return false;
 }
 
@@ -107,33 +97,73 @@ static void make_harmless(char *s)
 	}
 }
 
-void ov_log(enum ov_log_level level, const char *fmt, ...)
+/* LINE begins with the prefix and has room for a newline. Lock held. */
+static void put_line(enum ov_log_level level, char *line)
+{
+	size_t len;
+
+	if (sink.syslog) {
+		syslog(priority(level), "%s", line + sizeof(PREFIX) - 1);
+		return;
+	}
+	/* One write a line, so that lines of several threads do not mix; nobody to tell if it fails. */
+	len = strlen(line);
+	line[len++] = '\n';
+	len = (size_t)write(STDERR_FILENO, line, len);
+}
+
+/* Is there room for one more line of LEVEL? Tells of those that there was none for. Lock held. */
+static bool within_limit(enum ov_log_level level)
+{
+	char line[128];
+	struct timespec now = {0};
+	unsigned long dropped;
+	bool ok;
+
+	if (ov_log_get_level() >= OV_LOG_DEBUG)
+		return true; /* every step was asked for */
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	ok = ov_log_limit(&sink.limits[level], now.tv_sec, &dropped);
+	if (dropped) {
+		snprintf(line, sizeof(line) - 1, PREFIX "%lu more lines like the last ones were left out", dropped);
+		put_line(level, line);
+	}
+	return ok;
+}
+
+static void log_line(enum ov_log_level level, bool limited, const char *fmt, va_list ap)
 {
 	char line[LINE_MAX_LEN] = PREFIX;
 	char *text = line + sizeof(PREFIX) - 1;
 	size_t room = sizeof(line) - sizeof(PREFIX); /* one byte stays for the newline */
-	int saved = errno, n;
-	size_t len;
+	int saved = errno;
+
+	if (vsnprintf(text, room, fmt, ap) >= 0) {
+		make_harmless(text);
+		pthread_mutex_lock(&sink.lock);
+		if (!limited || within_limit(level))
+			put_line(level, line);
+		pthread_mutex_unlock(&sink.lock);
+	}
+	errno = saved;
+}
+
+void ov_log(enum ov_log_level level, const char *fmt, ...)
+{
 	va_list ap;
 
 	if (level > ov_log_get_level())
 		return;
 	va_start(ap, fmt);
-	n = vsnprintf(text, room, fmt, ap);
+	log_line(level, true, fmt, ap);
 	va_end(ap);
-	if (n >= 0) {
-		make_harmless(text);
-		pthread_mutex_lock(&sink.lock);
-		if (!sink.syslog) {
-			/* One write a line, so that lines of several threads do not mix; nobody to tell if it fails. */
-			len = strlen(line);
-			line[len++] = '\n';
-			if (write(STDERR_FILENO, line, len) < 0)
-				sink.dropped++;
-		} else if (within_limit()) {
-			syslog(priority(level), "%s", text);
-		}
-		pthread_mutex_unlock(&sink.lock);
-	}
-	errno = saved;
+}
+
+void ov_log_asked(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	log_line(OV_LOG_WARNING, false, fmt, ap);
+	va_end(ap);
 }

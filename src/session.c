@@ -931,7 +931,7 @@ static void log_stats(struct ov_session *s)
 	text[ov_ops_print_stats(&s->front, text, sizeof(text))] = '\0';
 	while ((line = strsep(&rest, "\n")))
 		if (*line)
-			ov_warn("%s: %s", s->mountpoint, line);
+			ov_log_asked("%s: %s", s->mountpoint, line);
 }
 
 enum serve { SERVE_ON, SERVE_END, SERVE_RENEW };

@@ -8,6 +8,7 @@
 Suite *arena_suite(void);
 Suite *params_suite(void);
 Suite *idmap_suite(void);
+Suite *log_suite(void);
 Suite *sys_suite(void);
 Suite *format_suite(void);
 #ifdef HAVE_CORE_SUITE
@@ -21,6 +22,7 @@ int main(void)
 
 	srunner_add_suite(sr, arena_suite());
 	srunner_add_suite(sr, idmap_suite());
+	srunner_add_suite(sr, log_suite());
 	srunner_add_suite(sr, sys_suite());
 	srunner_add_suite(sr, format_suite());
 #ifdef HAVE_CORE_SUITE
