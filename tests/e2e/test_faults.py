@@ -353,6 +353,191 @@ def read_only_ext4(ov):
     ov.logged("Read-only file system", "/a")
 
 
+@test(modes=("root",), only_ours="it looks at the log")
+def test_upper_read_only_and_back():
+    """The upper's file system is remounted read-only, and writable again: EROFS in between, and no more."""
+    on_ext4(read_only_and_back, 8 << 20)
+
+
+def read_only_and_back(ov):
+    populate(ov.l(), {"a": "a", "b": "b" * 5000, "d": {"x": "x"}, "e": {}})
+    ov.mount("redirect_dir=on")
+    ov.umount()  # all that is made at the first mount is there
+    ov.mount()
+    before = ov_view(ov)
+    if run("mount", "-o", "remount,ro", ov.disk, check=False).returncode:
+        skip("it cannot be remounted read-only")
+    changes = [lambda: touch(ov.m("new")), lambda: os.chmod(ov.m("b"), 0o600), lambda: append_synced("a")(ov),
+               lambda: os.mkdir(ov.m("d/n")), lambda: os.rename(ov.m("d"), ov.m("moved")), lambda: os.rmdir(ov.m("e")),
+               lambda: os.link(ov.m("b"), ov.m("l")), lambda: os.symlink("t", ov.m("s")), lambda: os.truncate(ov.m("b"), 3),
+               lambda: setx(ov.m("b"), "user.x", "y"), lambda: os.unlink(ov.m("a"))]
+    for fn in changes:
+        fails((E.EROFS, E.EIO), fn)
+    ok(alive(ov), "the daemon died")
+    ov.logged("Read-only file system", ov.l() + ":/b")
+    run("mount", "-o", "remount,rw", ov.disk)
+    view = ov_view(ov)
+    for n in ("a", "b"):  # what waits in the kernel's cache may show until it is asked for again
+        view[n] = before[n]
+    eq(view, before)
+    for fn in changes:
+        fn()
+    eq(names(ov.mnt), ["b", "l", "moved", "new", "s"])
+    after = ov_view(ov)
+    ov.umount()
+    ov.mount()
+    assert_same(ov_view(ov), after, "after remount", "before")
+
+
+@test(modes=("root",), only_ours="it looks at the log")
+def test_quota():
+    """A quota that is used up (btrfs knows one without help of the kernel's configuration): EDQUOT, and it goes on afterwards."""
+    need("mkfs.btrfs", "btrfs")
+    with Foreground(FULL_LOWER, fs=None) as ov:
+        image = os.path.join(ov.base, "image")
+        with open(image, "wb") as f:
+            f.truncate(128 << 20)
+        run("mkfs.btrfs", "-q", "-f", image)
+        for name in ("upper", "work"):
+            os.rmdir(os.path.join(ov.disk, name))
+        if run("mount", "-o", "loop", image, ov.disk, check=False).returncode:
+            skip("btrfs cannot be mounted here")
+        for name in ("upper", "work"):
+            os.mkdir(os.path.join(ov.disk, name))
+        try:
+            quota(ov)
+        finally:
+            force_umount(ov.mnt)
+            ov.mounted = False
+            ov.wait_daemon()
+            umount2(ov.disk)
+
+
+def quota(ov):
+    if run("btrfs", "quota", "enable", ov.disk, check=False).returncode:
+        skip("no quota here")
+    run("btrfs", "qgroup", "limit", "1M", ov.disk)
+    ov.mount()
+    write(os.path.join(ov.disk, "filler"), b"x" * 500000)
+    run("sync", "-f", ov.disk)
+    before = ov_view(ov)
+    fails(E.EDQUOT, os.chmod, ov.m("big"), 0o600)
+    fails((E.EDQUOT, E.EIO), lambda: append_synced("big")(ov))
+    eq([(n, ov_view(ov)[n]) for n in ("small", "d", "d/x", "e")], [(n, before[n]) for n in ("small", "d", "d/x", "e")])
+    eq((lstat(ov.m("big")).st_mode & 0o777, hash_file(ov.l("big"))), (0o644, before["big"]["sha256"]))
+    eq(names(ov.u()), [], "in the upper")
+    eq([n for n in names(ov.w("work")) if n[0] == "#"], [], "left in workdir")
+    ov.logged("Disk quota exceeded", "/big")
+    run("btrfs", "qgroup", "limit", "none", ov.disk)
+    os.chmod(ov.m("big"), 0o600)
+    append_synced("big")(ov)
+    eq((lstat(ov.m("big")).st_mode & 0o777, lstat(ov.m("big")).st_size), (0o600, 600004))
+
+
+@test(only_ours="it needs a program that can be told to fail")
+def test_layers_that_go_and_come_back():
+    """Nothing of the layers can be read, as when a server does not answer: the error that they give, no hang, and when they can be
+    read again all is as it was."""
+    with Layers() as ov:
+        quiet = Change("quiet")
+        ov.fresh(quiet)
+        want = ov.view()
+        ov.umount()
+        for error in (E.ESTALE, E.EIO, E.ENOTCONN, E.ETIMEDOUT, E.EACCES):
+            ov.fresh(quiet)
+            ov.page.fail(error, sticky=True, classes=READS)
+            for fn in (lambda: names(ov.mnt), lambda: lstat(ov.m("f")), lambda: read(ov.m("d/in")), lambda: os.readlink(ov.m("sym")),
+                       lambda: os.chmod(ov.m("f"), 0o600), lambda: touch(ov.m("new")), lambda: os.unlink(ov.m("small")),
+                       lambda: os.rename(ov.m("other"), ov.m("o2")), lambda: os.rmdir(ov.m("e")), lambda: listx(ov.m("f"))):
+                try_change(fn, (error, E.EIO, E.ENOTEMPTY))
+            ok(alive(ov), "the daemon died")
+            ov.page.rest()
+            assert_same(ov.view(), want, "after " + E.errorcode[error], "before")
+            os.chmod(ov.m("f"), 0o600)
+            os.rename(ov.m("other"), ov.m("o2"))
+            eq(read(ov.m("o2")), b"other\n")
+            ov.umount()
+            ov.drop()
+
+
+@test(timeout=120, only_ours="the daemon must survive")
+def test_interrupted_clients():
+    """Clients under a storm of signals, and a daemon that is stopped and let go on: what is done is done once, and right."""
+    tree = {"d%d" % i: {"f%d" % j: "x" * 3000 * j for j in range(10)} for i in range(6)}
+    with Overlay(tree) as ov:
+        stop = start_stopping(ov)
+        try:
+            for pid in [interrupted(ov, i) for i in range(6)]:
+                eq(os.waitpid(pid, 0)[1], 0, "status of a client")
+        finally:
+            os.kill(stop, signal.SIGKILL)
+            os.waitpid(stop, 0)
+            ov.kill_daemon(signal.SIGCONT)
+        want = {}
+        for i in range(6):
+            want["d%d" % i] = ["g%d" % j for j in range(10)] + ["l", "n"]
+            eq(names(ov.m("d%d" % i)), want["d%d" % i])
+            for j in range(10):
+                eq(read(ov.m("d%d/g%d" % (i, j))), b"x" * 3000 * j + b"end")
+            eq(names(ov.m("d%d/n" % i)), sorted("n%d" % k for k in range(50)))
+        ov.umount()
+        ov.mount()
+        for d, entries in want.items():
+            eq(names(ov.m(d)), entries)
+        ov.umount()
+
+
+def start_stopping(ov):
+    """A process that stops the daemon, and lets it go on, over and over."""
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            ov.kill_daemon(signal.SIGSTOP)
+            time.sleep(0.001)
+            ov.kill_daemon(signal.SIGCONT)
+            time.sleep(0.005)
+    return pid
+
+
+def again(fn, *args):
+    """FN, once more whenever a signal came first."""
+    while True:
+        try:
+            return fn(*args)
+        except InterruptedError:
+            pass
+
+
+def interrupted(ov, i):
+    """A client that works in directory I, with a signal every half millisecond. Its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.siginterrupt(signal.SIGALRM, True)
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        d = ov.m("d%d" % i)
+        again(os.mkdir, d + "/n")
+        for k in range(50):
+            again(os.mkdir, "%s/n/n%d" % (d, k))  # twice would be EEXIST
+        for j in range(10):
+            fd = again(os.open, "%s/f%d" % (d, j), os.O_WRONLY | os.O_APPEND)
+            data = b"end"
+            while data:
+                data = data[os.write(fd, data):]
+            again(os.fsync, fd)
+            again(os.close, fd)
+            again(os.rename, "%s/f%d" % (d, j), "%s/g%d" % (d, j))
+        again(os.link, d + "/g3", d + "/l")
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
 @test(only_ours="the daemon must survive")
 def test_lower_unmounted_lazily():
     """A lower's file system is unmounted lazily under the mount: nobody can say what it still shows, but it goes on."""
