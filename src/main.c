@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include "log.h"
 #include "overlay.h"
@@ -17,8 +18,11 @@
 #include "supervisor.h"
 #include "sys/io.h"
 
-/* Wait for the child's word that the mount answers: its first byte is the exit code; none at all: it died. */
-static int wait_for_child(int fd)
+/*
+ * Wait for the child's word that the mount answers: its first byte is the exit code; none at all: it died. One that failed is
+ * waited for to its end, so that it is no zombie where nobody else does that, and holds nothing any more.
+ */
+static int wait_for_child(pid_t pid, int fd)
 {
 	unsigned char code;
 	ssize_t n;
@@ -26,6 +30,10 @@ static int wait_for_child(int fd)
 	do
 		n = read(fd, &code, 1);
 	while (n < 0 && errno == EINTR);
+	if (n == 1 && code == EXIT_SUCCESS)
+		return EXIT_SUCCESS;
+	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+		;
 	return n == 1 ? code : EXIT_FAILURE;
 }
 
@@ -60,7 +68,7 @@ static int go_background(int *report)
 	}
 	if (pid > 0) {
 		close(fds[1]);
-		_exit(wait_for_child(fds[0]));
+		_exit(wait_for_child(pid, fds[0]));
 	}
 	close(fds[0]);
 	*report = fds[1];

@@ -572,6 +572,114 @@ def test_umount_ends_daemon():
         eq(read(o.u("a")), b"late")
 
 
+def processes():
+    """{pid: state} of all processes of the program under test in this pid namespace."""
+    out, name = {}, os.path.basename(program())[:15]
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open("/proc/%s/stat" % pid) as f:
+            head, _, tail = f.read().rpartition(")")
+            if head.split("(", 1)[1] == name:
+                out[int(pid)] = tail.split()[0]
+    return out
+
+
+def worker(o, stop, i):
+    """Write, read back and rename in O until the file STOP is there. The pid; its status is 0 if all was well."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.chdir(o.mnt)
+        n = 0
+        while n < 20 or not exists(stop):
+            data = b"%d of %d\n" % (n, i) * 500
+            write("w%d" % i, data)
+            os.rename("w%d" % i, "done%d" % i)
+            if read("done%d" % i) != data:
+                raise Failed("read back something else")
+            n += 1
+        code = 0
+    except BaseException:
+        ovtest.traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+@test
+def test_busy_umount():
+    """Under load umount and fusermount3 say that it is busy, and nothing happens to those who work in it."""
+    with dirs({"a": "x"}) as o:
+        o.mount()
+        stop = os.path.join(o.base, "stop")
+        pids = [worker(o, stop, i) for i in range(3)]
+        wait_for(lambda: all(exists(o.m("done%d" % i)) for i in range(3)), "three at work")
+        for _ in range(5):
+            fails(ovtest.errno.EBUSY, umount2, o.mnt)
+        p = attempt(["umount", o.mnt])
+        ok(p.returncode and "busy" in p.stderr, "umount: rc %d, %r" % (p.returncode, p.stderr))
+        if ovtest.shutil.which("fusermount3"):
+            p = attempt(["fusermount3", "-u", o.mnt])
+            ok(p.returncode and ("busy" in p.stderr or "mtab" in p.stderr), "fusermount3: rc %d, %r" % (p.returncode, p.stderr))
+        ok(is_mounted(o.mnt), "unmounted")
+        write(stop, "")
+        for pid in pids:
+            eq(os.waitpid(pid, 0)[1], 0, "status of one at work")
+        o.umount()
+        eq(names(o.u()), ["done0", "done1", "done2"])
+
+
+@test
+def test_lazy_umount_under_load():
+    """Who works in it goes on after a lazy unmount; the daemon ends with the last of them, and leaves no process behind."""
+    with dirs({"a": "x"}) as o:
+        o.mount()
+        stop = os.path.join(o.base, "stop")
+        pids = [worker(o, stop, i) for i in range(3)]
+        wait_for(lambda: all(exists(o.m("done%d" % i)) for i in range(3)), "three at work")
+        umount2(o.mnt, ovtest.MNT_DETACH)
+        o.mounted = False
+        time.sleep(0.2)
+        ok(any(state != "Z" for state in processes().values()), "the daemon has gone")
+        write(stop, "")
+        for pid in pids:
+            eq(os.waitpid(pid, 0)[1], 0, "status of one at work")
+        o.wait_daemon()
+        wait_for(lambda: not processes(), "end of %r" % processes())
+        eq(names(o.u()), ["done0", "done1", "done2"])
+
+
+@test
+def test_no_zombies():
+    """The command leaves no dead child of its own behind: not when the mount is there, and not when there is none."""
+    with dirs({"a": "x"}) as o:
+        for _ in range(5):
+            o.mount()
+            ok("Z" not in processes().values(), "zombies: %r" % processes())
+            o.umount()
+            eq(processes(), {}, "after the unmount")
+        o.work = o.base + "/missing"
+        refused(attempt(o.command()), "missing", mnt=o.mnt)
+        eq(processes(), {}, "after a mount that failed")
+
+
+@test
+def test_exit_codes():
+    """0 for a mount, for help and for the version, 1 for what cannot be done; the same in the foreground."""
+    with dirs({"a": "x"}) as o:
+        eq(attempt([program(), "--version"]).returncode, 0)
+        eq(attempt([program(), "--help"]).returncode, 0)
+        eq(attempt([program()]).returncode, 1)
+        eq(attempt([program(), "-o", "lowerdir=" + o.l()]).returncode, 1)
+        good = o.command()
+        for f in ([], ["-f"]):
+            eq(attempt(good[:1] + f + ["-o", "lowerdir=" + o.base + "/missing", o.mnt]).returncode, 1, "no lower")
+            eq(attempt(good[:1] + f + good[1:-1] + [o.base + "/missing"]).returncode, 1, "no mountpoint")
+            eq(attempt(good[:1] + f + ["-o", o.option_string() + ",index=maybe", o.mnt]).returncode, 1, "a bad value")
+        ok(not is_mounted(o.mnt), "mounted after all")
+        eq(processes(), {}, "what is left")
+
+
 @test
 def test_fusermount_umount():
     """fusermount3 -u ends it, as containers' storage does it."""
