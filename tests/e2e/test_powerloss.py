@@ -8,8 +8,8 @@ fsynced is there; workdir is clean, and the lower is untouched.
 While the steps are done the file system commits names and attributes before every change that the daemon makes, but not the
 data: that is when a file without its data would be seen.
 
-OV_POWERLOSS_ALL=1 takes all changes and all flushes, in a quarter of an hour; OV_CHANGE=NAME only the change of that name;
-OV_POWERLOSS_FS=ext4,xfs,btrfs names the file systems.
+OV_POWERLOSS_ALL=1 takes all flushes, in some minutes; OV_POWERLOSS_ROUNDS=N tries so many choices of the writes after each;
+OV_CHANGE=NAME takes only the change of that name; OV_POWERLOSS_FS=ext4,xfs,btrfs names the file systems.
 """
 
 import random
@@ -18,6 +18,7 @@ from faults import *
 import ovtest
 
 ALL = bool(os.environ.get("OV_POWERLOSS_ALL"))
+ROUNDS = int(os.environ.get("OV_POWERLOSS_ROUNDS", 1))
 ONLY = os.environ.get("OV_CHANGE", "")
 WRITE, FLUSH, MARK = 1, 2, 3
 SECTOR = 4096  # so much of a write, and no less, is on the disk or is not
@@ -262,19 +263,20 @@ def images(ov, change, log, every):
     seed = zlib.crc32((change.name + ov.fs).encode())
     for k, (n, before, after, certain, begun, begun_next) in enumerate(moments(log)):
         put(image, before)
-        for more in (False, True):
+        for more in range(1 + ROUNDS):
             if (more and not after) or (2 * k + more + seed) % every:
                 continue
             run("cp", "--sparse=always", "--reflink=auto", image, trial)
             if more:
-                put(trial, some_of(after, seed + n))
-            what = "%s on %s, flush %d%s" % (change.name, ov.fs, n, " and some writes after it" if more else "")
+                put(trial, some_of(after, seed + n + 1000 * more))
+            what = "%s on %s, flush %d%s" % (change.name, ov.fs, n, " and some writes after it (%d)" % more if more else "")
             yield what, trial, certain, begun_next if more else begun
 
 
 class Tally:
-    images = flushes = writes = 0
-    bad = []
+    def __init__(self):
+        self.images = self.flushes = self.writes = 0
+        self.bad = []
 
 
 def lose_power(ov, change, tally, every):
@@ -295,7 +297,6 @@ def file_systems():
 
 def sweep(part, nparts):
     tally, todo = Tally(), [c for c in changes() if ONLY in ("", c.name)][part::nparts]
-    tally.bad = []
     for fs in file_systems():
         with Recorder(fs) as ov:
             for change in todo:
@@ -318,7 +319,6 @@ for _part in range(4):
 def test_without_fsync_it_shows():
     """The same with fsync=0, which promises nothing: files without their data are seen, so this test can fail."""
     tally = Tally()
-    tally.bad = []
     with Recorder("ext4") as ov:
         lose_power(ov, Change("chmod", lambda o: os.chmod(o.m("f"), 0o600), opts="fsync=0"), tally, 1)
         ov.check_lower()
