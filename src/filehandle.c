@@ -41,9 +41,11 @@ static void lru_unlink(struct ov_fdslot *s)
 
 static void lru_front(struct ov_fdcache *c, struct ov_fdslot *s)
 {
-	if (c->lru.next == s)
+	if (c->lru.next == s && !s->held)
 		return;
 	lru_unlink(s);
+	if (s->held)
+		return; /* what must not be evicted is not looked at either: there may be many */
 	s->prev = &c->lru;
 	s->next = c->lru.next;
 	s->next->prev = s;
@@ -99,7 +101,9 @@ static void evict(struct ov_fdcache *c, unsigned limit)
 	while (c->count > limit && s != &c->lru) {
 		struct ov_fdslot *prev = s->prev;
 
-		if (!s->pins && !s->held) {
+		if (s->held) {
+			lru_unlink(s);
+		} else if (!s->pins) {
 			slot_release(c, s);
 			c->evictions++;
 		}
@@ -230,8 +234,10 @@ bool ov_fdslot_hold(struct ov_fdcache *c, struct ov_fdslot **owner, int32_t *not
 
 	pthread_mutex_lock(&c->lock);
 	ok = *owner != NULL;
-	if (ok)
+	if (ok) {
 		set_held(*owner, note);
+		lru_front(c, *owner);
+	}
 	pthread_mutex_unlock(&c->lock);
 	return ok;
 }
@@ -239,8 +245,10 @@ bool ov_fdslot_hold(struct ov_fdcache *c, struct ov_fdslot **owner, int32_t *not
 void ov_fdslot_release(struct ov_fdcache *c, struct ov_fdslot **owner)
 {
 	pthread_mutex_lock(&c->lock);
-	if (*owner)
+	if (*owner) {
 		set_held(*owner, NULL);
+		lru_front(c, *owner);
+	}
 	pthread_mutex_unlock(&c->lock);
 }
 
@@ -248,6 +256,7 @@ void ov_fdslot_hold_embedded(struct ov_fdcache *c, struct ov_fdslot *slot, int32
 {
 	pthread_mutex_lock(&c->lock);
 	set_held(slot, note);
+	lru_front(c, slot);
 	pthread_mutex_unlock(&c->lock);
 }
 

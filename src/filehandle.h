@@ -14,7 +14,7 @@
 #include "util.h"
 
 struct ov_fdslot {
-	struct ov_fdslot *prev, *next; /* LRU list; NULL while not linked */
+	struct ov_fdslot *prev, *next; /* LRU list; NULL while not linked, and of one that is held when it was used last */
 	int fd;          /* -1: closed */
 	uint32_t pins;   /* operations using the fd right now; never closed while > 0 */
 	bool writable;   /* opened O_RDWR */

@@ -37,16 +37,21 @@ void ov_listing_unref(struct ov_listing *l)
 		return;
 	pthread_mutex_destroy(&l->lock);
 	free(l->e);
+	free(l->late);
 	free(l->names);
 	free(l->table);
 	free(l);
 }
 
+/* Make or double the table; it is at most half full then. */
 static int table_grow(struct ov_listing *l)
 {
-	size_t size = l->table ? (l->table_mask + 1) * 2 : 64;
-	size_t *table = calloc(size, sizeof(*table));
+	size_t size = 64;
+	uint32_t *table;
 
+	while (size < 4 * (l->n + 1))
+		size *= 2;
+	table = calloc(size, sizeof(*table));
 	if (!table)
 		return -ENOMEM;
 	for (size_t n = 0; n < l->n; n++) {
@@ -54,7 +59,7 @@ static int table_grow(struct ov_listing *l)
 
 		while (table[h])
 			h = (h + 1) & (size - 1);
-		table[h] = n + 1;
+		table[h] = (uint32_t)n + 1;
 	}
 	free(l->table);
 	l->table = table;
@@ -62,21 +67,28 @@ static int table_grow(struct ov_listing *l)
 	return 0;
 }
 
-static int append(struct ov_listing *l, const char *name, uint64_t cookie, unsigned type, bool gone, unsigned height)
+/* Give *ARRAY room for ROOM entries. */
+static int make_room(struct ov_lname **array, size_t *have, size_t room)
 {
-	size_t len = strlen(name) + 1;
+	struct ov_lname *e;
 
-	if (l->n == l->room) {
-		size_t room = l->room ? l->room * 2 : 32;
-		struct ov_lname *e = realloc(l->e, room * sizeof(*e));
+	if (room <= *have)
+		return 0;
+	e = realloc(*array, room * sizeof(*e));
+	if (!e)
+		return -ENOMEM;
+	*array = e;
+	*have = room;
+	return 0;
+}
 
-		if (!e)
-			return -ENOMEM;
-		l->e = e;
-		l->room = room;
-	}
-	if (l->names_len + len > l->names_room) {
-		size_t room = (l->names_len + len) * 2;
+/* Keep a copy of NAME; its offset, or -ENOMEM. MORE: how many bytes to ask for beyond it when there is no room. */
+static int64_t add_name(struct ov_listing *l, const char *name, size_t more)
+{
+	size_t len = strlen(name) + 1, at = l->names_len;
+
+	if (at + len > l->names_room) {
+		size_t room = at + len + more;
 		char *names = room > UINT32_MAX ? NULL : realloc(l->names, room);
 
 		if (!names)
@@ -84,15 +96,30 @@ static int append(struct ov_listing *l, const char *name, uint64_t cookie, unsig
 		l->names = names;
 		l->names_room = room;
 	}
-	memcpy(l->names + l->names_len, name, len);
+	memcpy(l->names + at, name, len);
+	l->names_len += len;
+	return (int64_t)at;
+}
+
+static int append(struct ov_listing *l, const char *name, uint64_t cookie, unsigned type, bool gone, unsigned height)
+{
+	int64_t at;
+	int r = 0;
+
+	if (l->n == l->room)
+		r = make_room(&l->e, &l->room, l->room ? l->room * 2 : 32);
+	if (r < 0)
+		return r;
+	at = add_name(l, name, l->names_len + 256);
+	if (at < 0)
+		return (int)at;
 	l->e[l->n++] = (struct ov_lname){
 		.cookie = cookie,
-		.name = (uint32_t)l->names_len,
+		.name = (uint32_t)at,
 		.type = (uint8_t)type,
 		.gone = gone,
 		.height = (uint16_t)height,
 	};
-	l->names_len += len;
 	return 0;
 }
 
@@ -102,6 +129,10 @@ int ov_listing_put(struct ov_listing *l, const char *name, unsigned type, bool h
 	size_t h;
 	int r;
 
+	if (l->n == 0)
+		l->first_height = height;
+	if (!l->table && !hidden && height == l->first_height) /* names of one directory differ: nothing to compare with */
+		return append(l, name, cookie, type, false, height);
 	if (!l->table || l->n * 2 > l->table_mask) {
 		r = table_grow(l);
 		if (r < 0)
@@ -115,17 +146,79 @@ int ov_listing_put(struct ov_listing *l, const char *name, unsigned type, bool h
 	}
 	r = append(l, name, cookie, type, hidden, height);
 	if (r == 0)
-		l->table[h] = l->n;
+		l->table[h] = (uint32_t)l->n;
 	return r;
 }
 
+/* Of one name the first that was put comes first. */
 static int compare(const void *a, const void *b, void *names)
 {
 	const struct ov_lname *x = a, *y = b;
+	int r;
 
 	if (x->cookie != y->cookie)
 		return x->cookie < y->cookie ? -1 : 1;
-	return strcmp((char *)names + x->name, (char *)names + y->name);
+	r = strcmp((char *)names + x->name, (char *)names + y->name);
+	return r ? r : (x->name > y->name) - (x->name < y->name);
+}
+
+#define SORT_BUCKETS 256
+#define SORT_SHIFT 55 /* cookies have 63 bits */
+
+/*
+ * Order N entries. qsort_r() copies what it sorts; of many, only one part in 256 at a time: cookies are hashes, so their highest
+ * bits part them evenly, and that is done in place.
+ */
+static void sort(struct ov_lname *e, size_t n, char *names)
+{
+	size_t next[SORT_BUCKETS], end[SORT_BUCKETS] = {0}, at = 0;
+
+	if (n < 16 * SORT_BUCKETS) {
+		if (n)
+			qsort_r(e, n, sizeof(*e), compare, names);
+		return;
+	}
+	for (size_t k = 0; k < n; k++)
+		end[e[k].cookie >> SORT_SHIFT]++;
+	for (unsigned b = 0; b < SORT_BUCKETS; b++) {
+		next[b] = at;
+		at += end[b];
+		end[b] = at;
+	}
+	for (unsigned b = 0; b < SORT_BUCKETS; b++) {
+		while (next[b] < end[b]) {
+			struct ov_lname *x = &e[next[b]], moved = *x;
+			unsigned to = (unsigned)(moved.cookie >> SORT_SHIFT);
+
+			if (to != b) { /* to where it belongs, and look at what was there */
+				*x = e[next[to]];
+				e[next[to]] = moved;
+			}
+			next[to]++;
+		}
+	}
+	for (unsigned b = 0; b < SORT_BUCKETS; b++) {
+		size_t from = b ? end[b - 1] : 0;
+
+		if (end[b] > from)
+			qsort_r(e + from, end[b] - from, sizeof(*e), compare, names);
+	}
+}
+
+/* Give back what is not used. */
+static void shrink(struct ov_listing *l)
+{
+	struct ov_lname *e = l->n ? realloc(l->e, l->n * sizeof(*e)) : NULL;
+	char *names = l->names_len ? realloc(l->names, l->names_len) : NULL;
+
+	if (e) {
+		l->e = e;
+		l->room = l->n;
+	}
+	if (names) {
+		l->names = names;
+		l->names_room = l->names_len;
+	}
 }
 
 int ov_listing_seal(struct ov_listing *l)
@@ -138,22 +231,78 @@ int ov_listing_seal(struct ov_listing *l)
 		if (!l->e[n].gone)
 			l->e[kept++] = l->e[n];
 	l->n = kept;
-	if (kept)
-		qsort_r(l->e, kept, sizeof(*l->e), compare, l->names);
+	sort(l->e, kept, l->names);
+	kept = 0;
+	for (size_t n = 0; n < l->n; n++)
+		if (n == 0 || l->e[n].cookie != l->e[kept - 1].cookie ||
+		    strcmp(l->names + l->e[n].name, l->names + l->e[kept - 1].name) != 0)
+			l->e[kept++] = l->e[n];
+	l->n = kept;
 	for (size_t n = 1; n < kept; n++) /* two names of one hash: the same step on every build */
 		if (l->e[n].cookie <= l->e[n - 1].cookie)
 			l->e[n].cookie = l->e[n - 1].cookie + 1;
+	shrink(l);
 	return 0;
 }
 
-size_t ov_listing_after(const struct ov_listing *l, uint64_t off)
+int ov_listing_settle(struct ov_listing *l)
 {
-	size_t lo = 0, hi = l->n;
+	size_t a = l->n, b = l->nlate, to = a + b;
+	int r = b ? make_room(&l->e, &l->room, to + to / 16) : 0;
+
+	if (r < 0)
+		return r;
+	while (b > 0) /* from the end, so that nothing is overwritten that is still to be moved */
+		l->e[--to] = a > 0 && l->e[a - 1].cookie > l->late[b - 1].cookie ? l->e[--a] : l->late[--b];
+	l->n += l->nlate;
+	l->nlate = 0;
+	return 0;
+}
+
+/*
+ * Drop what is gone when that is a large part. One whose cookie is followed by the next one stays: the name there may have been
+ * put aside by it, and is looked for from here. Without memory all stays as it is.
+ */
+static void drop_gone(struct ov_listing *l)
+{
+	size_t kept = 0, len = 0;
+	char *names;
+
+	if (l->ngone < 32 + l->n / 2 || ov_listing_settle(l) < 0)
+		return;
+	names = malloc(l->names_len);
+	if (!names)
+		return;
+	for (size_t n = 0; n < l->n; n++) {
+		struct ov_lname e = l->e[n];
+		size_t size = strlen(l->names + e.name) + 1;
+
+		if (e.gone && (n + 1 == l->n || l->e[n + 1].cookie != e.cookie + 1)) {
+			l->ngone--;
+			continue;
+		}
+		memcpy(names + len, l->names + e.name, size);
+		e.name = (uint32_t)len;
+		len += size;
+		l->e[kept++] = e;
+	}
+	free(l->names);
+	l->names = names;
+	l->names_room = l->names_len;
+	l->names_len = len;
+	l->n = kept;
+	shrink(l);
+}
+
+/* First index in the N entries of E with a cookie above OFF. */
+static size_t above(const struct ov_lname *e, size_t n, uint64_t off)
+{
+	size_t lo = 0, hi = n;
 
 	while (lo < hi) {
 		size_t mid = lo + (hi - lo) / 2;
 
-		if (l->e[mid].cookie <= off)
+		if (e[mid].cookie <= off)
 			lo = mid + 1;
 		else
 			hi = mid;
@@ -161,42 +310,79 @@ size_t ov_listing_after(const struct ov_listing *l, uint64_t off)
 	return lo;
 }
 
-/* Index of NAME, or where it belongs with *FOUND false. Lock held. */
-static size_t locate(const struct ov_listing *l, const char *name, uint64_t *cookie, bool *found)
+size_t ov_listing_after(const struct ov_listing *l, uint64_t off)
 {
-	size_t n = ov_listing_after(l, *cookie - 1);
+	return above(l->e, l->n, off);
+}
 
-	*found = false;
-	for (; n < l->n && l->e[n].cookie == *cookie; n++, ++*cookie) {
-		if (strcmp(l->names + l->e[n].name, name) == 0) {
-			*found = true;
-			break;
-		}
+/* The entry of E with that cookie, or NULL; *AT is where it is or belongs. */
+static struct ov_lname *with_cookie(struct ov_lname *e, size_t n, uint64_t cookie, size_t *at)
+{
+	*at = above(e, n, cookie - 1);
+	return *at < n && e[*at].cookie == cookie ? &e[*at] : NULL;
+}
+
+/* The entry of NAME; or NULL, with the cookie that it gets and where it belongs among the late ones. Lock held. */
+static struct ov_lname *locate(struct ov_listing *l, const char *name, uint64_t *cookie, size_t *late_at)
+{
+	for (*cookie = ov_listing_cookie(name);; ++*cookie) {
+		size_t at;
+		struct ov_lname *late = with_cookie(l->late, l->nlate, *cookie, late_at);
+		struct ov_lname *e = late ? late : with_cookie(l->e, l->n, *cookie, &at);
+
+		if (!e)
+			return NULL;
+		if (strcmp(l->names + e->name, name) == 0)
+			return e;
 	}
-	return n;
+}
+
+/* So many may wait until they are brought in. */
+static size_t late_max(const struct ov_listing *l)
+{
+	size_t max = 16 + l->n / 256;
+
+	return max < 4096 ? max : 4096;
+}
+
+static int insert_late(struct ov_listing *l, const char *name, uint64_t cookie, unsigned type, size_t at)
+{
+	int64_t offset;
+	int r = 0;
+
+	if (l->nlate == l->late_room)
+		r = make_room(&l->late, &l->late_room, l->late_room * 2 + 8);
+	if (r < 0)
+		return r;
+	offset = add_name(l, name, l->names_len / 16 + 256);
+	if (offset < 0)
+		return (int)offset;
+	memmove(&l->late[at + 1], &l->late[at], (l->nlate - at) * sizeof(*l->late));
+	l->late[at] = (struct ov_lname){.cookie = cookie, .name = (uint32_t)offset, .type = (uint8_t)type};
+	if (++l->nlate < late_max(l))
+		return 0;
+	r = ov_listing_settle(l);
+	if (r == 0)
+		drop_gone(l);
+	return r;
 }
 
 int ov_listing_insert(struct ov_listing *l, const char *name, unsigned type, size_t *size)
 {
-	uint64_t cookie = ov_listing_cookie(name);
-	struct ov_lname added;
-	bool found;
+	struct ov_lname *e;
+	uint64_t cookie;
 	size_t at;
 	int r = 0;
 
 	pthread_mutex_lock(&l->lock);
-	at = locate(l, name, &cookie, &found);
-	if (found) {
-		l->e[at].gone = false;
-		l->e[at].type = (uint8_t)type;
-		l->e[at].height = 0;
+	e = locate(l, name, &cookie, &at);
+	if (e) {
+		l->ngone -= e->gone;
+		e->gone = false;
+		e->type = (uint8_t)type;
+		e->height = 0;
 	} else {
-		r = append(l, name, cookie, type, false, 0);
-		if (r == 0) {
-			added = l->e[l->n - 1];
-			memmove(&l->e[at + 1], &l->e[at], (l->n - 1 - at) * sizeof(*l->e));
-			l->e[at] = added;
-		}
+		r = insert_late(l, name, cookie, type, at);
 	}
 	*size = ov_listing_size(l);
 	pthread_mutex_unlock(&l->lock);
@@ -205,34 +391,37 @@ int ov_listing_insert(struct ov_listing *l, const char *name, unsigned type, siz
 
 void ov_listing_remove(struct ov_listing *l, const char *name)
 {
-	uint64_t cookie = ov_listing_cookie(name);
-	bool found;
+	struct ov_lname *e;
+	uint64_t cookie;
 	size_t at;
 
 	pthread_mutex_lock(&l->lock);
-	at = locate(l, name, &cookie, &found);
-	if (found)
-		l->e[at].gone = true;
+	e = locate(l, name, &cookie, &at);
+	if (e && !e->gone) {
+		e->gone = true;
+		l->ngone++;
+		drop_gone(l);
+	}
 	pthread_mutex_unlock(&l->lock);
 }
 
 bool ov_listing_find(struct ov_listing *l, const char *name, unsigned *height)
 {
-	uint64_t cookie = ov_listing_cookie(name);
+	const struct ov_lname *e;
+	uint64_t cookie;
 	bool found;
 	size_t at;
 
 	pthread_mutex_lock(&l->lock);
-	at = locate(l, name, &cookie, &found);
-	if (found) {
-		found = !l->e[at].gone;
-		*height = l->e[at].height;
-	}
+	e = locate(l, name, &cookie, &at);
+	found = e && !e->gone;
+	if (e)
+		*height = e->height;
 	pthread_mutex_unlock(&l->lock);
 	return found;
 }
 
 size_t ov_listing_size(const struct ov_listing *l)
 {
-	return sizeof(*l) + l->room * sizeof(*l->e) + l->names_room;
+	return sizeof(*l) + (l->room + l->late_room) * sizeof(*l->e) + l->names_room;
 }

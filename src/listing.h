@@ -32,23 +32,34 @@ struct ov_listing {
 	uint32_t refs;    /* atomic */
 	struct ov_lname *e;
 	size_t n, room;
+	/* sealed: names that came since, ordered too and few, so that one more does not move all of E; see ov_listing_settle() */
+	struct ov_lname *late;
+	size_t nlate, late_room;
+	size_t ngone;     /* sealed: entries of both that are gone */
 	char *names;
 	size_t names_len, names_room;
-	size_t *table;    /* while building: open addressing, index + 1 */
+	uint32_t *table;  /* while building more than one layer: open addressing, index + 1 */
 	size_t table_mask;
+	unsigned first_height;
 };
 
 struct ov_listing *ov_listing_new(void);
 struct ov_listing *ov_listing_ref(struct ov_listing *l);
 void ov_listing_unref(struct ov_listing *l);
 
-/* While building: add NAME unless a higher layer had it. HIDDEN: a whiteout. HEIGHT: as in ov_lname. 0 or -ENOMEM. */
+/*
+ * While building: add NAME unless a higher layer had it. HIDDEN: a whiteout. HEIGHT: as in ov_lname. 0 or -ENOMEM. A name that
+ * comes twice with the height of the very first is dropped in ov_listing_seal() only.
+ */
 int ov_listing_put(struct ov_listing *l, const char *name, unsigned type, bool hidden, unsigned height);
 
 /* Building is done: order by cookie, drop what is hidden. 0 or -ENOMEM. */
 int ov_listing_seal(struct ov_listing *l);
 
-/* Sealed (lock held): first index with a cookie above OFF. */
+/* Sealed (lock held): bring in what came since, so that all is in E. 0 or -ENOMEM (the listing must be dropped then). */
+int ov_listing_settle(struct ov_listing *l);
+
+/* Settled (lock held): first index with a cookie above OFF. */
 size_t ov_listing_after(const struct ov_listing *l, uint64_t off);
 
 /*

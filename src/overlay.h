@@ -118,7 +118,7 @@ struct overlay {
 	struct ov_itable tab;
 	struct ov_hooks hooks;
 	pthread_mutex_t listings_lock;
-	struct ov_listing *listings; /* LRU list of listings, newest first */
+	struct ov_listing *listings, *listings_last; /* LRU list of listings, newest first */
 	size_t listing_bytes;
 	uint64_t copyups;        /* atomic: objects copied up */
 	uint64_t probes;         /* atomic: names looked for in a layer */

@@ -140,6 +140,7 @@ static int scan_real(struct overlay *ov, struct ov_rdir *d, scan_cb cb, void *ar
 	ov_cleanup_free char *buf = NULL;
 	ov_cleanup_fd int fd = -1;
 	struct scan sc = {0};
+	bool told = false;
 	int r = 0;
 
 	if (f.fd < 0)
@@ -159,6 +160,10 @@ static int scan_real(struct overlay *ov, struct ov_rdir *d, scan_cb cb, void *ar
 		while (r == 0 && (n = syscall(SYS_getdents64, fd, buf, GETDENTS_BUF)) != 0) {
 			if (n < 0)
 				return -errno;
+			if (n > GETDENTS_BUF / 2 && !told && ov->hooks.will_block) { /* a large one: others are served meanwhile */
+				ov->hooks.will_block(ov->hooks.arg);
+				told = true;
+			}
 			for (long pos = 0; r == 0 && pos < n;) {
 				struct linux_dirent64 *de = (void *)(buf + pos);
 				bool oci;
@@ -206,6 +211,8 @@ static void listing_unlink(struct overlay *ov, struct ov_listing *l)
 		ov->listings = l->next;
 	if (l->next)
 		l->next->prev = l->prev;
+	else if (ov->listings_last == l)
+		ov->listings_last = l->prev;
 	l->prev = l->next = NULL;
 }
 
@@ -214,6 +221,8 @@ static void listing_push(struct overlay *ov, struct ov_listing *l)
 	l->next = ov->listings;
 	if (l->next)
 		l->next->prev = l;
+	else
+		ov->listings_last = l;
 	ov->listings = l;
 }
 
@@ -253,6 +262,17 @@ static struct ov_listing *listing_get(struct overlay *ov, struct ov_inode *dir)
 	return l;
 }
 
+/* Too many bytes: drop the least recently used ones, but not KEEP. ov->listings_lock held. */
+static void evict_listings(struct overlay *ov, const struct ov_listing *keep)
+{
+	while (ov->listing_bytes > LISTINGS_MAX && ov->listings_last && ov->listings_last != keep) {
+		struct ov_inode *owner = ov->listings_last->owner;
+
+		__atomic_store_n(&owner->searches, 0, __ATOMIC_RELAXED);
+		forget_listing(ov, owner);
+	}
+}
+
 /* Give L (referenced for the caller, too) to DIR; if another thread was faster its listing is used. */
 static struct ov_listing *listing_set(struct overlay *ov, struct ov_inode *dir, struct ov_listing *l)
 {
@@ -271,14 +291,7 @@ static struct ov_listing *listing_set(struct overlay *ov, struct ov_inode *dir, 
 	listing_push(ov, l);
 	l->counted = size;
 	ov->listing_bytes += size;
-	while (ov->listing_bytes > LISTINGS_MAX && l->next) {
-		struct ov_listing *last = l->next;
-
-		while (last->next)
-			last = last->next;
-		__atomic_store_n(&((struct ov_inode *)last->owner)->searches, 0, __ATOMIC_RELAXED);
-		forget_listing(ov, last->owner);
-	}
+	evict_listings(ov, l);
 	pthread_mutex_unlock(&ov->listings_lock);
 	return l;
 }
@@ -290,6 +303,7 @@ static void listing_grew(struct overlay *ov, const struct ov_inode *dir, struct 
 	if (dir->listing == l && size > l->counted) {
 		ov->listing_bytes += size - l->counted;
 		l->counted = size;
+		evict_listings(ov, l);
 	}
 	pthread_mutex_unlock(&ov->listings_lock);
 }
@@ -489,13 +503,16 @@ int ov_readdir(struct overlay *ov, struct ov_inode *dir, uint64_t off, bool plus
 			return r;
 	}
 	pthread_mutex_lock(&l->lock);
+	r = ov_listing_settle(l);
 	first = ov_listing_after(l, off);
 	for (size_t n = first; r == 0 && n < l->n; n++)
 		if (!l->e[n].gone)
 			r = emit(&rd, l->names + l->e[n].name, &l->e[n]);
-	over = first == l->n && off >= OV_COOKIE_DOTDOT;
+	over = r == 0 && first == l->n && off >= OV_COOKIE_DOTDOT;
 	pthread_mutex_unlock(&l->lock);
-	if (over && dir->nrdirs < INDEX_LAYERS) /* that was the request which finds the end: the kernel has it all */
+	if (r == -ENOMEM)
+		ov_listing_drop(ov, dir);
+	else if (over && dir->nrdirs < INDEX_LAYERS) /* that was the request which finds the end: the kernel has it all */
 		ov_listing_drop(ov, dir);
 	ov_listing_unref(l);
 	return r < 0 ? r : 0;

@@ -229,6 +229,7 @@ static void fuzz_listing(const uint8_t *data, size_t size)
 			there[k] = false;
 		}
 	}
+	HOLDS(ov_listing_settle(l) == 0);
 	for (n = 1; n < l->n; n++)
 		HOLDS(l->e[n - 1].cookie < l->e[n].cookie);
 	for (n = 0; n < 64; n++) {

@@ -11,6 +11,7 @@ Suite *idmap_suite(void);
 Suite *log_suite(void);
 Suite *sys_suite(void);
 Suite *format_suite(void);
+Suite *listing_suite(void);
 #ifdef HAVE_CORE_SUITE
 Suite *core_suite(void);
 #endif
@@ -25,6 +26,7 @@ int main(void)
 	srunner_add_suite(sr, log_suite());
 	srunner_add_suite(sr, sys_suite());
 	srunner_add_suite(sr, format_suite());
+	srunner_add_suite(sr, listing_suite());
 #ifdef HAVE_CORE_SUITE
 	srunner_add_suite(sr, core_suite());
 #endif
