@@ -257,16 +257,47 @@ static int do_missing(char **arg)
 	return done(n);
 }
 
+/* N empty files in DIR, called PREFIX-0 and so on. */
+static void create_files(const char *dir, const char *prefix, unsigned long n)
+{
+	char path[4096];
+
+	for (unsigned long i = 0; i < n; i++) {
+		snprintf(path, sizeof(path), "%s/%s-%lu", dir, prefix, i);
+		close(open_or_die(path, O_WRONLY | O_CREAT | O_EXCL));
+	}
+}
+
 static int do_create(char **arg)
 {
 	unsigned long n = number(arg[1]);
-	char path[4096];
 
 	start();
-	for (unsigned long i = 0; i < n; i++) {
-		snprintf(path, sizeof(path), "%s/file-%lu", arg[0], i);
-		close(open_or_die(path, O_WRONLY | O_CREAT | O_EXCL));
-	}
+	create_files(arg[0], "file", n);
+	return done(n);
+}
+
+/* The same under names that do_create() does not use. */
+static int do_create_in(char **arg)
+{
+	unsigned long n = number(arg[1]);
+
+	start();
+	create_files(arg[0], "new", n);
+	return done(n);
+}
+
+/* Removes the files named on standard input. */
+static int do_unlink(char **arg)
+{
+	unsigned long n;
+	char **paths = read_paths(&n);
+
+	(void)arg;
+	start();
+	for (unsigned long i = 0; i < n; i++)
+		if (unlink(paths[i]) < 0)
+			die("unlink", paths[i]);
 	return done(n);
 }
 
@@ -287,12 +318,42 @@ static int do_append(char **arg)
 	return done(n);
 }
 
-/* P processes share the paths on standard input. */
-static int do_pstat(char **arg)
+static void use_file(const char *path, int reading)
 {
-	unsigned long procs = number(arg[0]), n;
+	struct stat st;
+	int fd;
+
+	if (!reading) {
+		if (lstat(path, &st) < 0)
+			die("stat", path);
+		return;
+	}
+	fd = open_or_die(path, O_RDONLY);
+	while (read(fd, buffer, sizeof(buffer)) > 0)
+		;
+	close(fd);
+}
+
+/* Waits for COUNT children; true if all went well. */
+static int wait_all(unsigned long count)
+{
+	int good = 1;
+
+	for (unsigned long p = 0; p < count; p++) {
+		int status;
+
+		if (wait(&status) < 0 || status)
+			good = 0;
+	}
+	return good;
+}
+
+/* "stat" or "read": P processes share the paths on standard input. */
+static int do_parallel(char **arg)
+{
+	unsigned long procs = number(arg[1]), n;
+	int reading = strcmp(arg[0], "read") == 0;
 	char **paths = read_paths(&n);
-	int bad = 0;
 
 	start();
 	for (unsigned long p = 0; p < procs; p++) {
@@ -302,21 +363,30 @@ static int do_pstat(char **arg)
 			die("fork", "");
 		if (pid > 0)
 			continue;
-		for (unsigned long i = n * p / procs; i < n * (p + 1) / procs; i++) {
-			struct stat st;
-
-			if (lstat(paths[i], &st) < 0)
-				die("stat", paths[i]);
-		}
+		for (unsigned long i = n * p / procs; i < n * (p + 1) / procs; i++)
+			use_file(paths[i], reading);
 		_exit(0);
 	}
-	for (unsigned long p = 0; p < procs; p++) {
-		int status;
+	return wait_all(procs) ? done(n) : 1;
+}
 
-		if (wait(&status) < 0 || status)
-			bad = 1;
+/* A process for each directory given makes N files in it. */
+static int do_pcreate(char **arg)
+{
+	unsigned long n = number(arg[0]), procs = 0;
+
+	start();
+	for (; arg[1 + procs]; procs++) {
+		pid_t pid = fork();
+
+		if (pid < 0)
+			die("fork", "");
+		if (pid > 0)
+			continue;
+		create_files(arg[1 + procs], "file", n);
+		_exit(0);
 	}
-	return bad ? 1 : done(n);
+	return wait_all(procs) ? done(n * procs) : 1;
 }
 
 static const struct {
@@ -326,7 +396,8 @@ static const struct {
 } table[] = {
 	{"stat", do_stat, 2},     {"open", do_open, 2},       {"readdir", do_readdir, 2},   {"pread", do_pread, 2},
 	{"pwrite", do_pwrite, 2}, {"randrw", do_randrw, 2},   {"seqwrite", do_seqwrite, 2}, {"mmap", do_mmap, 1},
-	{"missing", do_missing, 2}, {"create", do_create, 2}, {"append", do_append, 0},     {"pstat", do_pstat, 1},
+	{"missing", do_missing, 2}, {"create", do_create, 2}, {"append", do_append, 0},     {"parallel", do_parallel, 2},
+	{"unlink", do_unlink, 0}, {"pcreate", do_pcreate, 2}, {"create-in", do_create_in, 2},
 };
 
 int main(int argc, char **argv)
