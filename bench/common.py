@@ -68,6 +68,13 @@ def version(prog):
     return (told or [os.path.basename(prog)])[0]
 
 
+def cache_drops():
+    """How often somebody made the kernel drop its caches since it started: what is measured meanwhile says nothing."""
+    with contextlib.suppress(OSError), open("/proc/vmstat") as f:
+        return sum(int(line.split()[1]) for line in f if line.startswith(("drop_pagecache", "drop_slab")))
+    return 0
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # What a daemon costs: the process that was started and all below it, since a mount may have more than one
 
