@@ -98,8 +98,8 @@ def plot_ratios(data, mode, out):
     x = Log(low, high, LABELS + 6, LABELS + PLOT_WIDTH)
     svg.text(12, 26, "Time as a ratio to kernel overlayfs, %s" % ("as root" if mode == "root" else "in a user namespace"), 17,
              extra="font-weight='600'")
-    svg.text(12, 46, "1 is as fast as kernel overlayfs, 2 takes twice as long. Logarithmic; the thin line is from the least to the most of "
-             "%d." % data["reps"], 11, FAINT)
+    spread = "" if data["reps"] == 1 or data["best"] else " The thin line is from the least to the most of %d." % data["reps"]
+    svg.text(12, 46, "1 is as fast as kernel overlayfs, 2 takes twice as long. The scale is logarithmic." + spread, 11, FAINT)
     at = 12
     for side, colour in zip(sides, COLOURS):
         name = "fuse-overlay" if side == "ours" else data["versions"].get(side, side).replace(" version", "").replace(":", "")

@@ -140,6 +140,17 @@ static struct ov_fdslot *file_get_write(struct overlay *ov, struct ov_inode *i, 
 	return *err < 0 ? NULL : file_get_unlocked(ov, i, true, err);
 }
 
+struct ov_fdslot *ov_read_begin(struct overlay *ov, struct ov_inode *i, int *err)
+{
+	*err = 0;
+	return file_get_unlocked(ov, i, false, err);
+}
+
+void ov_read_end(struct overlay *ov, struct ov_fdslot *slot)
+{
+	ov_fdslot_unpin(&ov->fds, slot);
+}
+
 ssize_t ov_read(struct overlay *ov, struct ov_inode *i, void *buf, size_t size, off_t off)
 {
 	struct ov_fdslot *slot;

@@ -4,13 +4,16 @@
 
 #include <limits.h>
 #include <linux/fuse.h>
+#include <malloc.h>
 #include <string.h>
 #include <sys/sysmacros.h>
 
 #include "log.h"
+#include "splice.h"
 
 #define BIG_WRITE (256 * 1024) /* bytes from which another thread reads the next request meanwhile */
 #define DATA_BUF ((size_t)1 << 20)
+#define TRIM_AFTER 16384 /* inodes */
 
 size_t ov_ops_print_stats(struct ov_front *fr, char *text, size_t size)
 {
@@ -38,6 +41,7 @@ void ov_ops_thread_end(void)
 {
 	free(data_buf);
 	data_buf = NULL;
+	ov_splice_thread_end();
 }
 
 static struct ov_front *front(fuse_req_t req)
@@ -157,9 +161,23 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	reply_entry(req, r, &e);
 }
 
+/* COUNT inodes were forgotten: after many, what they occupied goes back to the system, which free() alone does not do. */
+static void trim_memory(struct ov_front *fr, size_t count)
+{
+	size_t sum = __atomic_add_fetch(&fr->forgotten, count, __ATOMIC_RELAXED);
+
+	if (sum < TRIM_AFTER)
+		return;
+	__atomic_store_n(&fr->forgotten, 0, __ATOMIC_RELAXED);
+#ifdef __GLIBC__
+	malloc_trim(0);
+#endif
+}
+
 static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n)
 {
 	ov_forget(front(req)->ov, ino, n);
+	trim_memory(front(req), 1);
 	fuse_reply_none(req);
 }
 
@@ -167,6 +185,7 @@ static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_dat
 {
 	for (size_t n = 0; n < count; n++)
 		ov_forget(front(req)->ov, f[n].ino, f[n].nlookup);
+	trim_memory(front(req), count);
 	fuse_reply_none(req);
 }
 
@@ -325,6 +344,27 @@ static void op_open(fuse_req_t req, fuse_ino_t ino OV_UNUSED, struct fuse_file_i
 	fuse_reply_err(req, ENOSYS);
 }
 
+/* Answer a large READ straight from the file's cached pages; false if that is not possible. */
+static bool read_spliced(fuse_req_t req, struct ov_inode *i, size_t size, off_t off)
+{
+	struct overlay *ov = front(req)->ov;
+	struct ov_fdslot *slot;
+	bool done = false;
+	int err;
+
+	if (size < OV_SPLICE_MIN)
+		return false;
+	slot = ov_read_begin(ov, i, &err);
+	if (!slot)
+		return false;
+	if (slot->page_cached)
+		done = ov_splice_reply(front(req)->fd, ov_transport_current()->unique, slot->fd, off, size) == 0;
+	ov_read_end(ov, slot);
+	if (done)
+		fuse_reply_none(req);
+	return done;
+}
+
 static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi OV_UNUSED)
 {
 	struct ov_inode *i = node(req, ino);
@@ -332,6 +372,8 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, stru
 	ssize_t n;
 
 	if (!i)
+		return;
+	if (read_spliced(req, i, size, off))
 		return;
 	buf = get_buf();
 	if (!buf) {

@@ -21,6 +21,7 @@ struct ov_front {
 	void (*started)(void *arg); /* INIT was answered */
 	int (*upgrade)(void *arg);  /* somebody who may asks for a new program: 0 or -errno */
 	void *started_arg;          /* of both */
+	size_t forgotten; /* atomic: inodes since memory was given back last */
 };
 
 extern const struct fuse_lowlevel_ops ov_fuse_ops;

@@ -220,6 +220,9 @@ int ov_rename(struct overlay *ov, struct ov_inode *olddir, const char *oldname, 
 
 /* file.c */
 ssize_t ov_read(struct overlay *ov, struct ov_inode *i, void *buf, size_t size, off_t off);
+/* For a caller that moves the data itself: the pinned fd on I's data until ov_read_end(). NULL: *ERR tells why. */
+struct ov_fdslot *ov_read_begin(struct overlay *ov, struct ov_inode *i, int *err);
+void ov_read_end(struct overlay *ov, struct ov_fdslot *slot);
 /*
  * KILL_SUIDGID: the writer may not keep setuid and setgid. CACHED: written back from a cache that keeps the mtime itself: this
  * write does not move the one that the view shows.
