@@ -88,7 +88,7 @@ def value_text(cells, side):
 
 
 def plot_ratios(data, mode, out):
-    mode = mode or next(iter(data["modes"]))
+    mode = mode if mode in data["modes"] else next(iter(data["modes"]))
     works = [w for w in data["modes"][mode].values() if ratio(w["cells"], "ours") is not None]
     sides = ["ours"] + [s for s in dict.fromkeys(s for w in works for s in w["cells"]) if s not in ("ours", "native", "kernel")]
     values = [v for w in works for s in sides for v in (ratio(w["cells"], s, "min"), ratio(w["cells"], s, "max")) if v]
@@ -146,9 +146,7 @@ def unit_text(v, unit):
             if v < limit:
                 return "%g %s" % (round(v / limit * 1000, 2), name)
         return "%g s" % v
-    if unit == "KiB":
-        return "%g MiB" % round(v / 1024, 2) if v >= 1024 else "%g KiB" % round(v, 2)
-    return short(v)
+    return "%g MiB" % round(v, 2) if unit == "KiB" else short(v)
 
 
 def decades(low, high):
@@ -158,7 +156,9 @@ def decades(low, high):
 
 def panel(svg, left, top, p):
     """A log-log diagram; a straight rise of one decade a decade is what grows with n."""
-    points = [pt for s in p["series"].values() for pt in s if pt[1] > 0]
+    divide = 1024 if p["unit"] == "KiB" else 1
+    all_series = {name: [(n, v / divide) for n, v in s if v > 0] for name, s in p["series"].items()}
+    points = [pt for s in all_series.values() for pt in s]
     a, b = left + 66, left + PANEL_W - 20
     svg.text(left + 12, top + 20, p["title"], 13, extra="font-weight='600'")
     if not points:
@@ -178,8 +178,8 @@ def panel(svg, left, top, p):
         svg.text(x(n), base + 16, short(n), 10, FAINT, "middle")
     svg.text((a + b) / 2, base + 30, p["n"], 10, FAINT, "middle")
     at = a
-    for (name, series), colour in zip(p["series"].items(), COLOURS):
-        good = [(x(n), y(v)) for n, v in series if v > 0]
+    for (name, series), colour in zip(all_series.items(), COLOURS):
+        good = [(x(n), y(v)) for n, v in series]
         svg.path(good, colour)
         for pt in good:
             svg.dot(*pt, 3, colour)
@@ -201,7 +201,7 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     ap.add_argument("results", help="what bench/run --json or bench/scale --json wrote")
     ap.add_argument("out", help="the SVG to write")
-    ap.add_argument("--mode", help="root or rootless (default: the first that was measured)")
+    ap.add_argument("--mode", help="root or rootless, if that was measured; else the first that was")
     args = ap.parse_args()
     with open(args.results) as f:
         data = json.load(f)

@@ -30,6 +30,7 @@
 #define THREADS_DEFAULT 8
 #define THREADS_MAX 64
 #define START_TIMEOUT_MS 20000
+#define READ_AHEAD_KB "1020" /* 1 MiB with the header of the answer, which then fits into a pipe of that size */
 #define STOP_TRIES 500
 #define STOP_PAUSE_MS 10
 
@@ -40,7 +41,6 @@ struct ov_thread {
 	struct ov_inflight *inflight; /* in the ledger: what it is at */
 	pthread_t id;
 };
-#define READ_AHEAD_KB "1020" /* 1 MiB with the header of the answer, which then fits into a pipe of that size */
 
 struct ov_session {
 	struct ov_front front;

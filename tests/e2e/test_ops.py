@@ -106,6 +106,57 @@ def test_read_at_every_offset():
 
 
 @test
+def test_large_reads_of_any_end():
+    """Large reads go another way through the daemon than small ones: ends at, before and behind a page, holes, O_DIRECT."""
+    block = os.urandom(1 << 20)
+    data = {}
+    for size in (65535, 65536, 65537, 131072, 1044479, 1044480, 1044481, 1048576, 1048577, 3 << 20, (3 << 20) + 4095):
+        data["f%d" % size] = (block * 4)[:size]
+    data["holes"] = block[:100000] + bytes(1 << 20) + block + bytes(70000)
+    with Overlay({n: File(d) for n, d in data.items() if n != "holes"}) as ov:
+        with open(ov.l("holes"), "wb") as f:
+            f.write(block[:100000])
+            f.seek(100000 + (1 << 20))
+            f.write(block)
+            f.truncate(len(data["holes"]))
+        for name, want in data.items():
+            eq(read(ov.m(name)), want, name)
+            write(ov.m("new-" + name), want)
+            eq(read(ov.m("new-" + name)), want, "new " + name)
+            fd = os.open(ov.m(name), os.O_RDONLY | os.O_DIRECT)
+            buf = mmap.mmap(-1, 8 << 20)
+            eq(os.readv(fd, [buf]), len(want), "O_DIRECT, " + name)
+            eq(buf[:len(want)], want, "O_DIRECT, " + name)
+            os.close(fd)
+
+
+@test
+def test_large_reads_while_the_file_is_cut():
+    """Whoever reads sees what was there once, or an end; never an error."""
+    block = os.urandom(1 << 20)
+    with Overlay({}, {"f": File(block * 4)}) as ov:
+        stop = threading.Event()
+
+        def cut():
+            while not stop.is_set():
+                os.truncate(ov.m("f"), 70001)
+                write(ov.m("f"), block * 4)
+        t = threading.Thread(target=cut)
+        t.start()
+        try:
+            for _ in range(60):
+                fd = os.open(ov.m("f"), os.O_RDONLY)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                while os.read(fd, 1 << 20):
+                    pass
+                os.close(fd)
+        finally:
+            stop.set()
+            t.join()
+        eq(read(ov.m("f")), block * 4)
+
+
+@test
 def test_statfs():
     with Three() as ov:
         s, u = Statfs(ov.mnt), Statfs(ov.upper)
