@@ -131,7 +131,8 @@ int ov_listing_put(struct ov_listing *l, const char *name, unsigned type, bool h
 
 	if (l->n == 0)
 		l->first_height = height;
-	if (!l->table && !hidden && height == l->first_height) /* names of one directory differ: nothing to compare with */
+	/* names of one directory differ: nothing to compare with */
+	if (!l->table && !hidden && height == l->first_height)
 		return append(l, name, cookie, type, false, height);
 	if (!l->table || l->n * 2 > l->table_mask) {
 		r = table_grow(l);
@@ -166,8 +167,8 @@ static int compare(const void *a, const void *b, void *names)
 #define SORT_SHIFT 55 /* cookies have 63 bits */
 
 /*
- * Order N entries. qsort_r() copies what it sorts; of many, only one part in 256 at a time: cookies are hashes, so their highest
- * bits part them evenly, and that is done in place.
+ * Order N entries. qsort_r() copies what it sorts; of many, only one part in 256 at a time: cookies are hashes, so their
+ * highest bits part them evenly, and that is done in place.
  */
 static void sort(struct ov_lname *e, size_t n, char *names)
 {

@@ -160,8 +160,8 @@ static int scan_real(struct overlay *ov, struct ov_rdir *d, scan_cb cb, void *ar
 		while (r == 0 && (n = syscall(SYS_getdents64, fd, buf, GETDENTS_BUF)) != 0) {
 			if (n < 0)
 				return -errno;
-			if (n > GETDENTS_BUF / 2 && !told && ov->hooks.will_block) { /* a large one: others are served meanwhile */
-				ov->hooks.will_block(ov->hooks.arg);
+			if (n > GETDENTS_BUF / 2 && !told && ov->hooks.will_block) {
+				ov->hooks.will_block(ov->hooks.arg); /* a large one: others are served meanwhile */
 				told = true;
 			}
 			for (long pos = 0; r == 0 && pos < n;) {
@@ -512,8 +512,8 @@ int ov_readdir(struct overlay *ov, struct ov_inode *dir, uint64_t off, bool plus
 	pthread_mutex_unlock(&l->lock);
 	if (r == -ENOMEM)
 		ov_listing_drop(ov, dir);
-	else if (over && dir->nrdirs < INDEX_LAYERS) /* that was the request which finds the end: the kernel has it all */
-		ov_listing_drop(ov, dir);
+	else if (over && dir->nrdirs < INDEX_LAYERS)
+		ov_listing_drop(ov, dir); /* that was the request which finds the end: the kernel has it all */
 	ov_listing_unref(l);
 	return r < 0 ? r : 0;
 }

@@ -85,7 +85,8 @@ START_TEST(hidden_below)
 
 	ck_assert_int_eq(ov_listing_put(l, "a", 8, false, 2), 0);
 	ck_assert_int_eq(ov_listing_put(l, "b", 0, true, 2), 0);
-	ck_assert_int_eq(ov_listing_put(l, "a", 0, true, 2), 0); /* beside an object of that name it hides nothing of it */
+	/* beside an object of that name it hides nothing of it */
+	ck_assert_int_eq(ov_listing_put(l, "a", 0, true, 2), 0);
 	ck_assert_int_eq(ov_listing_put(l, "b", 8, false, 1), 0);
 	ck_assert_int_eq(ov_listing_put(l, "c", 8, false, 1), 0);
 	ck_assert_int_eq(ov_listing_seal(l), 0);
