@@ -153,21 +153,31 @@ END_TEST
 START_TEST(held_descriptors)
 {
 	struct ov_fdslot *owners[20] = {NULL};
+	int32_t notes[10];
 	struct ov_fdcache c;
 
 	ck_assert_int_eq(ov_fdcache_init(&c, 4), 0);
 	for (unsigned n = 0; n < OV_ARRAY_SIZE(owners); n++) {
-		struct ov_fdslot *s = ov_fdslot_put(&c, &owners[n], dup(1), n < 10 ? OV_SLOT_HELD : 0);
+		struct ov_fdslot *s = ov_fdslot_put(&c, &owners[n], dup(1), 0);
 
 		ck_assert_ptr_nonnull(s);
+		if (n < 10)
+			ck_assert(ov_fdslot_hold(&c, &owners[n], &notes[n]));
 		ck_assert_msg((s->next == NULL) == (n < 10), "%u", n);
 		ov_fdslot_unpin(&c, s);
 	}
-	for (unsigned n = 0; n < 10; n++)
+	for (unsigned n = 0; n < 10; n++) {
 		ck_assert_ptr_nonnull(owners[n]);
-	ck_assert(ov_fdslot_hold(&c, &owners[0], false));
+		ck_assert_int_eq(notes[n], owners[n]->fd);
+	}
+	ov_fdslot_release(&c, &owners[0]);
+	ck_assert_int_eq(notes[0], -1);
 	ov_fdcache_trim(&c);
 	ck_assert_ptr_null(owners[0]);
+	ov_fdslot_unpin(&c, ov_fdslot_put(&c, &owners[1], dup(1), 0)); /* what takes the place is held, too */
+	ck_assert_int_eq(notes[1], owners[1]->fd);
+	ov_fdcache_trim(&c);
+	ck_assert_ptr_nonnull(owners[1]);
 	ck_assert_uint_eq(ov_fdcache_count(&c), 9);
 	for (unsigned n = 0; n < OV_ARRAY_SIZE(owners); n++)
 		ov_fdslot_drop(&c, &owners[n]);
