@@ -74,6 +74,8 @@ static const char help_text[] =
 	"  supervise=BOOL            a second process replaces the one that serves the mount if it dies (default 1)\n"
 	"  nosupervise               as supervise=0\n"
 	"  poll=MICROSECONDS         wait awake so long for the next of quick requests (default 50, 0: never)\n"
+	"  uring=BOOL                FUSE over io_uring, where the kernel offers it; no supervisor then (default 0)\n"
+	"  uring_depth=N             threads for each processor then, 2 to 64 (default 4)\n"
 	"\n"
 	"Mounting:\n"
 	"  allow_other               all users have access (the default for root)\n"

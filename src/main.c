@@ -245,7 +245,7 @@ static int run(struct ov_params *p, char **argv)
 	if (r == 0) {
 		if (!p->foreground && !again)
 			detach();
-		if (p->supervise)
+		if (p->supervise && ov_session_is_replaceable(d.session))
 			_exit(supervise(&d, again)); /* the worker has closed and removed what is to be */
 		if (!p->foreground) {
 			worker_runs(&d);

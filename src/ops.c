@@ -27,7 +27,7 @@ size_t ov_ops_print_stats(struct ov_front *fr, char *text, size_t size)
 	return n < size ? n : size - 1;
 }
 
-/* One buffer a thread, for READ and READDIR replies. */
+/* One buffer a thread, for replies. */
 static __thread char *data_buf;
 
 static char *get_buf(void)
@@ -35,6 +35,14 @@ static char *get_buf(void)
 	if (!data_buf)
 		data_buf = malloc(DATA_BUF);
 	return data_buf;
+}
+
+/* The same for READ and READDIR, which have nothing in the request that could be overwritten. */
+static char *get_reply_buf(void)
+{
+	char *room = ov_transport_room(DATA_BUF);
+
+	return room ? room : get_buf();
 }
 
 void ov_ops_thread_end(void)
@@ -145,8 +153,6 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	conn->max_background = 64;
 	conn->congestion_threshold = 48;
 	conn->time_gran = 1;
-	if (fr->started)
-		fr->started(fr->started_arg);
 }
 
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -352,7 +358,7 @@ static bool read_spliced(fuse_req_t req, struct ov_inode *i, size_t size, off_t 
 	bool done = false;
 	int err;
 
-	if (size < OV_SPLICE_MIN)
+	if (size < OV_SPLICE_MIN || !ov_transport_is_device())
 		return false;
 	slot = ov_read_begin(ov, i, &err);
 	if (!slot)
@@ -375,7 +381,7 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, stru
 		return;
 	if (read_spliced(req, i, size, off))
 		return;
-	buf = get_buf();
+	buf = get_reply_buf();
 	if (!buf) {
 		fuse_reply_err(req, ENOMEM);
 		return;
@@ -472,7 +478,7 @@ static bool dir_fill(void *arg, const char *name, const struct ov_entry *e, uint
 static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus)
 {
 	struct ov_inode *i = node(req, ino);
-	struct dir_reply d = {.req = req, .buf = get_buf(), .size = size < DATA_BUF ? size : DATA_BUF, .plus = plus};
+	struct dir_reply d = {.req = req, .buf = get_reply_buf(), .size = size < DATA_BUF ? size : DATA_BUF, .plus = plus};
 	int r;
 
 	if (!i)
@@ -819,7 +825,7 @@ static int ask_upgrade(struct ov_front *fr)
 {
 	uint32_t uid = ov_transport_current()->uid;
 
-	return uid != 0 && uid != fr->owner ? -EPERM : fr->upgrade ? fr->upgrade(fr->started_arg) : -EOPNOTSUPP;
+	return uid != 0 && uid != fr->owner ? -EPERM : fr->upgrade ? fr->upgrade(fr->upgrade_arg) : -EOPNOTSUPP;
 }
 
 /*

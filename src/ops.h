@@ -18,9 +18,8 @@ struct ov_front {
 	bool acl;
 	uid_t owner;      /* of the mount: may read the statistics */
 	int fd;           /* /dev/fuse */
-	void (*started)(void *arg); /* INIT was answered */
-	int (*upgrade)(void *arg);  /* somebody who may asks for a new program: 0 or -errno */
-	void *started_arg;          /* of both */
+	int (*upgrade)(void *arg); /* somebody who may asks for a new program: 0 or -errno */
+	void *upgrade_arg;
 	size_t forgotten; /* atomic: inodes since memory was given back last */
 };
 

@@ -757,6 +757,8 @@ static const struct option options[] = {
 	{"supervise", read_bool, FIELD(supervise), 0, NULL},
 	{"nosupervise", read_nosupervise, NOWHERE, 0, NULL},
 	{"poll", read_number, FIELD(poll), OV_POLL_MAX, NULL},
+	{"uring", read_bool, FIELD(uring), 0, NULL},
+	{"uring_depth", read_number, FIELD(uring_depth), OV_URING_DEPTH_MAX, NULL},
 	{"clone_fd", read_bool, FIELD(clone_fd), 0, NULL},
 	{"allow_other", read_allow, FIELD(allow_other), 0, NULL},
 	{"allow_root", read_allow, FIELD(allow_root), 0, NULL},
@@ -1094,8 +1096,8 @@ static int set_defaults(struct parser *ps, const char *argv0)
 	const char *base = argv0 != NULL ? strrchr(argv0, '/') : NULL;
 	int r;
 
-	*p = (struct ov_params){.timeout = -1, .writeback = true, .poll = OV_POLL_DEFAULT, .default_permissions = true,
-				   .supervise = true, .log_level = -1};
+	*p = (struct ov_params){.timeout = -1, .writeback = true, .poll = OV_POLL_DEFAULT, .uring_depth = OV_URING_DEPTH_DEFAULT,
+				.default_permissions = true, .supervise = true, .log_level = -1};
 	ov_config_init(&p->ov);
 	base = base != NULL ? base + 1 : argv0;
 	r = store_text(ps, &p->program, base != NULL && *base != '\0' ? base : OV_PROGRAM);
@@ -1140,5 +1142,3 @@ void ov_params_clear(struct ov_params *p)
 	p->kernel_opts = NULL;
 	p->nkernel_opts = 0;
 }
-
-/* ---- texts ---- */

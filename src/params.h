@@ -17,6 +17,8 @@ enum ov_action { OV_RUN, OV_SHOW_HELP, OV_SHOW_VERSION, OV_SHOW_STATE_VERSION, O
 #define OV_PROGRAM "fuse-overlay"
 #define OV_POLL_DEFAULT 50 /* microseconds */
 #define OV_POLL_MAX 1000
+#define OV_URING_DEPTH_DEFAULT 4 /* threads a CPU */
+#define OV_URING_DEPTH_MAX 64
 
 struct ov_params {
 	struct ov_config ov;
@@ -29,6 +31,8 @@ struct ov_params {
 	bool single_thread;   /* -s, threaded=0 */
 	unsigned max_threads; /* max_threads=, 0: choose */
 	unsigned poll;        /* microseconds, default OV_POLL_DEFAULT */
+	bool uring;           /* FUSE over io_uring, where the kernel has it */
+	unsigned uring_depth; /* threads a CPU then */
 	double timeout;       /* seconds, entry/attr/negative; negative: unlimited (default) */
 	bool writeback;       /* default true */
 	bool allow_other;

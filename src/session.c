@@ -25,6 +25,7 @@
 #include "poller.h"
 #include "sys/io.h"
 #include "transport.h"
+#include "uring.h"
 
 #define TIMEOUT_UNLIMITED 1e9 /* seconds; the kernel adds it to jiffies, so not more */
 #define THREADS_DEFAULT 8
@@ -33,6 +34,7 @@
 #define READ_AHEAD_KB "1020" /* 1 MiB with the header of the answer, which then fits into a pipe of that size */
 #define STOP_TRIES 500
 #define STOP_PAUSE_MS 10
+#define GATHER_MS 5
 
 struct ov_session;
 
@@ -74,6 +76,9 @@ struct ov_session {
 	struct ov_poller poller;  /* under LEADER */
 	uint32_t last_pid;        /* of the requests, under LEADER */
 	unsigned mixed;           /* so many more requests are expected to have company */
+	struct ov_uring *uring;   /* or NULL */
+	bool uring_on;            /* it serves most requests */
+	unsigned flushing;        /* atomic: threads that wait in flush_data() */
 };
 
 static __thread bool is_leader;
@@ -111,6 +116,25 @@ static void inval_dir(void *arg, uint64_t nodeid)
 	(void)fuse_lowlevel_notify_inval_inode(s->se, nodeid, 0, 0);
 }
 
+/* This thread will wait for others to serve: is there one that does not wait so already? */
+static bool begin_wait(struct ov_session *s)
+{
+	if (ov_uring_is_here())
+		return ov_uring_begin_wait(s->uring);
+	if (__atomic_add_fetch(&s->flushing, 1, __ATOMIC_RELAXED) < thread_total(s))
+		return true;
+	__atomic_sub_fetch(&s->flushing, 1, __ATOMIC_RELAXED);
+	return false;
+}
+
+static void end_wait(struct ov_session *s)
+{
+	if (ov_uring_is_here())
+		ov_uring_end_wait();
+	else
+		__atomic_sub_fetch(&s->flushing, 1, __ATOMIC_RELAXED);
+}
+
 /* Dropping the cached pages writes the dirty ones: their WRITE requests come while this waits, so others must serve. */
 static bool flush_data(void *arg, uint64_t nodeid)
 {
@@ -118,7 +142,7 @@ static bool flush_data(void *arg, uint64_t nodeid)
 
 	if (!s->front.writeback)
 		return true;
-	if (thread_total(s) < 2)
+	if (!begin_wait(s))
 		return false;
 	hand_on(s);
 	__atomic_add_fetch(&s->ov->ledger->flushing, 1, __ATOMIC_ACQ_REL);
@@ -126,6 +150,7 @@ static bool flush_data(void *arg, uint64_t nodeid)
 		(void)kill(s->supervisor, SIGALRM); /* to look after us: killed now we would hang */
 	(void)fuse_lowlevel_notify_inval_inode(s->se, nodeid, 0, 0);
 	__atomic_sub_fetch(&s->ov->ledger->flushing, 1, __ATOMIC_ACQ_REL);
+	end_wait(s);
 	return true;
 }
 
@@ -163,13 +188,6 @@ static int ask_upgrade(void *arg)
 	return kill(s->supervisor, SIGUSR2) < 0 ? -errno : 0;
 }
 
-static void on_started(void *arg)
-{
-	struct ov_session *s = arg;
-
-	s->started = true;
-}
-
 /*
  * Does another request wait already? Only asked while several clients are at work: one alone waits for its reply. Another
  * thread then reads that, at the price of waking it, and the cores that there are share the work.
@@ -194,13 +212,14 @@ static void share_work(struct ov_session *s, const struct fuse_buf *buf)
 
 /* ---- serving ---- */
 
-static void serve_one(struct ov_session *s, struct fuse_buf *buf)
+static void dispatch(struct ov_session *s, struct fuse_buf *buf, struct ov_reply *reply)
 {
 	const struct ov_request *rq = ov_transport_current();
 
-	ov_transport_prepare(&s->front.transport, buf);
+	ov_transport_prepare(&s->front.transport, buf, reply);
 	ov_inflight_begin(rq);
-	share_work(s, buf);
+	if (!reply)
+		share_work(s, buf);
 	if (!((rq->unique & OV_UNIQUE_RESEND) && ov_inflight_settled(s->ov, s->fd, rq)) && !ov_ops_raw(&s->front, buf))
 		fuse_session_process_buf(s->se, buf);
 	ov_inflight_end(rq);
@@ -229,6 +248,85 @@ static void give_buffer(struct ov_session *s, struct fuse_buf *buf)
 	buf->mem = NULL;
 }
 
+static void serve_ring(void *arg, void *mem, size_t size, struct ov_reply *reply)
+{
+	struct fuse_buf buf = {.mem = mem, .size = size};
+
+	dispatch(arg, &buf, reply);
+}
+
+static void no_uring(int error)
+{
+	ov_info("no FUSE over io_uring: %s", error == -EPERM ? "io_uring is not permitted here" : strerror(-error));
+}
+
+/* The kernel offers io_uring. */
+static bool agree_uring(void *arg, size_t payload)
+{
+	struct ov_session *s = arg;
+	int r = ov_uring_prepare(s->uring, s->fd, payload);
+
+	if (r < 0)
+		no_uring(r);
+	s->uring_on = r == 0;
+	return s->uring_on;
+}
+
+/* INIT is answered. Those that read /dev/fuse have little to do from now on, and nothing that is urgent. */
+static void start_uring(struct ov_session *s)
+{
+	if (s->uring && !(s->front.transport.offered & OV_INIT_OVER_IO_URING))
+		ov_info("no FUSE over io_uring: the kernel does not offer it (Linux 6.14, with enable_uring=Y for module fuse)");
+	if (!s->uring_on)
+		return;
+	ov_uring_start(s->uring);
+}
+
+/* Before the mount namespace is left: afterwards there is no /sys. */
+static void plan_uring(struct ov_session *s)
+{
+	struct ov_uring_config cfg = {
+		.depth = s->params->uring_depth, .serve = serve_ring, .thread_end = ov_ops_thread_end, .arg = s};
+	int r;
+
+	if (s->params->single_thread) {
+		ov_info("no FUSE over io_uring: it takes more than one thread");
+		return;
+	}
+	r = ov_uring_new(&s->uring, &cfg);
+	if (r < 0) {
+		no_uring(r);
+		return;
+	}
+	s->front.transport.agree_uring = agree_uring;
+	s->front.transport.agree_uring_arg = s;
+}
+
+static void serve_one(struct ov_session *s, struct fuse_buf *buf)
+{
+	bool init = ((const struct fuse_in_header *)buf->mem)->opcode == FUSE_INIT;
+
+	dispatch(s, buf, NULL);
+	if (init && s->front.transport.agreed) {
+		start_uring(s);
+		s->started = true;
+	}
+}
+
+/* What comes here beside io_uring is FORGET: let some gather, the kernel then sends them in one. */
+static void let_gather(struct ov_session *s)
+{
+	struct pollfd pfd = {.fd = s->fd, .events = POLLIN};
+
+	if (ov_uring_failed(s->uring)) { /* then everything comes here */
+		s->uring_on = false;
+		ov_poller_init(&s->poller, s->fd, s->params->poll);
+		return;
+	}
+	if (poll(&pfd, 1, -1) > 0 && pfd.revents == POLLIN)
+		poll(NULL, 0, GATHER_MS);
+}
+
 static void *worker(void *arg)
 {
 	struct ov_thread *t = arg;
@@ -242,6 +340,8 @@ static void *worker(void *arg)
 	while (!fuse_session_exited(s->se)) {
 		int n;
 
+		if (s->uring_on)
+			let_gather(s);
 		ov_poller_wait(&s->poller);
 		take_buffer(s, &buf);
 		n = fuse_session_receive_buf(s->se, &buf);
@@ -442,6 +542,8 @@ static int attach(struct ov_session *s)
 	s->front.fd = s->fd;
 	s->front.transport.failed = log_failure;
 	s->front.transport.failed_arg = s;
+	if (r == 0 && s->params->uring)
+		plan_uring(s);
 	return r;
 }
 
@@ -520,6 +622,20 @@ static int answer_init(struct ov_session *s)
 	return -EIO;
 }
 
+static void set_hooks(struct ov_session *s)
+{
+	s->ov->hooks = (struct ov_hooks){
+		.arg = s,
+		.will_block = hand_on,
+		.flush_data = flush_data,
+		.inval_attr = inval_attr,
+		.inval_dir = inval_dir,
+		.request = ov_inflight_request,
+		.is_repeat = ov_inflight_is_repeat,
+		.done = ov_inflight_done,
+	};
+}
+
 static struct ov_session *new_session(struct overlay *ov, const struct ov_params *p)
 {
 	struct ov_session *s = calloc(1, sizeof(*s));
@@ -534,12 +650,12 @@ static struct ov_session *new_session(struct overlay *ov, const struct ov_params
 	s->front.writeback = p->writeback && ov->has_upper; /* nothing to gather without one, and closes make attributes stale */
 	s->front.acl = !p->ov.noacl && !ov->cfg.noacl && !ov->cfg.noxattrs;
 	s->front.owner = getuid();
-	s->front.started = on_started;
 	s->front.upgrade = ask_upgrade;
-	s->front.started_arg = s;
+	s->front.upgrade_arg = s;
 	pthread_mutex_init(&s->leader, NULL);
 	pthread_mutex_init(&s->buffers_lock, NULL);
 	s->event = eventfd(0, EFD_CLOEXEC);
+	set_hooks(s);
 	fuse_set_log_func(keep_complaint);
 	return s;
 }
@@ -733,6 +849,11 @@ int ov_session_keep_fds(struct ov_session *s, int except)
 	return 0;
 }
 
+bool ov_session_is_replaceable(const struct ov_session *s)
+{
+	return !s->uring_on;
+}
+
 void ov_session_forget_supervisor(struct ov_session *s)
 {
 	s->supervisor = 0;
@@ -826,16 +947,6 @@ int ov_session_start(struct ov_session *s, bool again)
 		s->ended = 1;
 		return 0;
 	}
-	s->ov->hooks = (struct ov_hooks){
-		.arg = s,
-		.will_block = hand_on,
-		.flush_data = flush_data,
-		.inval_attr = inval_attr,
-		.inval_dir = inval_dir,
-		.request = ov_inflight_request,
-		.is_repeat = ov_inflight_is_repeat,
-		.done = ov_inflight_done,
-	};
 	if (again) {
 		int r = take_over(s);
 
@@ -843,7 +954,7 @@ int ov_session_start(struct ov_session *s, bool again)
 			return r;
 	}
 	ov_inflight_watch_crashes();
-	ov_poller_init(&s->poller, s->fd, s->params->poll);
+	ov_poller_init(&s->poller, s->fd, s->uring_on ? 0 : s->params->poll);
 	for (unsigned n = 0; n < want; n++) {
 		int r;
 
@@ -1024,6 +1135,10 @@ void ov_session_free(struct ov_session *s)
 		}
 		for (unsigned n = 0; n < s->nthreads; n++)
 			pthread_join(s->threads[n].id, NULL);
+	}
+	if (!ov_uring_free(s->uring)) {
+		free(s->mountpoint);
+		return; /* likewise */
 	}
 	if (s->se) {
 		if (!s->ns.left && !__atomic_load_n(&s->ended, __ATOMIC_ACQUIRE))

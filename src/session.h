@@ -15,6 +15,9 @@ struct ov_session;
  */
 int ov_session_mount(struct ov_session **out, struct overlay *ov, const struct ov_params *p);
 
+/* Can another process go on with what this session is? The rings of io_uring end with the one that has made them. */
+bool ov_session_is_replaceable(const struct ov_session *s);
+
 /* This process is the supervisor: the fds that are open now, but for EXCEPT, are those that a worker starts with. 0 or -errno. */
 int ov_session_keep_fds(struct ov_session *s, int except);
 /* There is no supervisor after all. */

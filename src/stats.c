@@ -44,5 +44,7 @@ size_t ov_stats_print(const struct ov_stats *s, char *buf, size_t size)
 	}
 	if (s->other)
 		used = print_line(buf, size, used, "OTHER", 0, s->other);
+	if (s->uring)
+		used = print_line(buf, size, used, "uring-requests", 0, s->uring);
 	return used;
 }

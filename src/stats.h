@@ -18,6 +18,7 @@
 struct ov_stats {
 	uint64_t ops[OV_STATS_OPS];
 	uint64_t other;
+	uint64_t uring; /* those of them that came through io_uring */
 };
 
 static inline void ov_stats_count(struct ov_stats *s, unsigned opcode)

@@ -11,6 +11,7 @@
 #define INIT_HANDLE_KILLPRIV_V2 (1ULL << 28)
 #define INIT_SETXATTR_EXT (1ULL << 29)
 #define INIT_INIT_EXT (1ULL << 30)
+#define INIT_MAX_PAGES (1ULL << 22)
 #define INIT_WANTED (INIT_HANDLE_KILLPRIV_V2 | INIT_SETXATTR_EXT)
 
 #define WRITE_KILL_SUIDGID (1u << 2)
@@ -18,6 +19,7 @@
 
 static __thread struct ov_request current;
 static __thread struct ov_transport *current_transport;
+static __thread struct ov_reply *current_reply;
 
 const struct ov_request *ov_transport_current(void)
 {
@@ -39,7 +41,7 @@ static void read_init(struct ov_transport *t, const struct fuse_buf *buf)
 		t->offered |= (uint64_t)init.flags2 << 32;
 }
 
-void ov_transport_prepare(struct ov_transport *t, const struct fuse_buf *buf)
+void ov_transport_prepare(struct ov_transport *t, const struct fuse_buf *buf, struct ov_reply *reply)
 {
 	const struct fuse_in_header *in = buf->mem;
 	const void *body = in + 1;
@@ -48,7 +50,10 @@ void ov_transport_prepare(struct ov_transport *t, const struct fuse_buf *buf)
 		.buf = buf, .opcode = in->opcode, .unique = in->unique, .nodeid = in->nodeid, .uid = in->uid,
 		.gid = in->gid};
 	current_transport = t;
+	current_reply = reply;
 	ov_stats_count(&t->stats, in->opcode);
+	if (reply)
+		__atomic_add_fetch(&t->stats.uring, 1, __ATOMIC_RELAXED);
 	switch (in->opcode) {
 	case FUSE_INIT:
 		read_init(t, buf);
@@ -66,6 +71,17 @@ void ov_transport_prepare(struct ov_transport *t, const struct fuse_buf *buf)
 	}
 }
 
+/* As the kernel reckons the size of the buffers that it wants. */
+static size_t max_payload(const struct fuse_init_out *out)
+{
+	size_t pages = out->flags & INIT_MAX_PAGES ? out->max_pages : 32;
+	size_t size = pages * (size_t)sysconf(_SC_PAGESIZE);
+
+	if (size < out->max_write)
+		size = out->max_write;
+	return size < FUSE_MIN_READ_BUFFER ? FUSE_MIN_READ_BUFFER : size;
+}
+
 /* Put our flags into libfuse's answer to INIT, as far as the kernel offers them. */
 static void patch_init(struct ov_transport *t, const struct iovec *iov, int count)
 {
@@ -75,12 +91,15 @@ static void patch_init(struct ov_transport *t, const struct iovec *iov, int coun
 	if (count < 2 || iov[1].iov_len < sizeof(*out))
 		return;
 	out = iov[1].iov_base;
+	if ((t->offered & OV_INIT_OVER_IO_URING) && t->agree_uring && t->agree_uring(t->agree_uring_arg, max_payload(out)))
+		add |= OV_INIT_OVER_IO_URING;
 	out->flags |= (uint32_t)add;
 	t->setxattr_ext = out->flags & INIT_SETXATTR_EXT;
 	if (t->offered & INIT_INIT_EXT) {
 		out->flags |= (uint32_t)INIT_INIT_EXT;
 		out->flags2 |= (uint32_t)(add >> 32);
 	}
+	t->agreed = true;
 }
 
 /* Errors that no caller has made: something is wrong with the machine or the layers. */
@@ -132,6 +151,50 @@ static ssize_t io_read(int fd, void *buf, size_t len, void *userdata OV_UNUSED)
 	return read(fd, buf, len);
 }
 
+/* The reply that begins behind iov[0] becomes REPLY. */
+static ssize_t take_reply(struct ov_reply *reply, int error, const struct iovec *iov, int count)
+{
+	ssize_t total = (ssize_t)iov[0].iov_len;
+
+	reply->done = true;
+	reply->error = error;
+	reply->size = 0;
+	for (int n = 1; n < count && !error; n++) {
+		char *at = (char *)reply->data + reply->size;
+
+		if (iov[n].iov_len > reply->room - reply->size) {
+			reply->error = -ERANGE;
+			reply->size = 0;
+			errno = ERANGE;
+			return -1;
+		}
+		if (iov[n].iov_base != at && iov[n].iov_len)
+			memmove(at, iov[n].iov_base, iov[n].iov_len);
+		reply->size += iov[n].iov_len;
+		total += (ssize_t)iov[n].iov_len;
+	}
+	return total;
+}
+
+static ssize_t send_reply(int fd, struct iovec *iov, int count)
+{
+	const struct fuse_out_header *out = iov[0].iov_base;
+
+	if (current_reply && out->unique == current.unique)
+		return take_reply(current_reply, out->error, iov, count);
+	return writev(fd, iov, count); /* notifications have no unique */
+}
+
+void *ov_transport_room(size_t size)
+{
+	return current_reply && size <= current_reply->room ? current_reply->data : NULL;
+}
+
+bool ov_transport_is_device(void)
+{
+	return !current_reply;
+}
+
 static ssize_t io_writev(int fd, struct iovec *iov, int count, void *userdata OV_UNUSED)
 {
 	const struct fuse_out_header *out = iov[0].iov_base;
@@ -142,7 +205,7 @@ static ssize_t io_writev(int fd, struct iovec *iov, int count, void *userdata OV
 		return out->len;
 	if (out->unique == current.unique)
 		tell_trouble(out->error);
-	return writev(fd, iov, count);
+	return send_reply(fd, iov, count);
 }
 
 int ov_transport_attach(struct ov_transport *t, struct fuse_session *se, int fd)
@@ -161,7 +224,7 @@ int ov_transport_reply(int fd, int error, const void *data, size_t size)
 
 	tell_trouble(error);
 	out.len = (uint32_t)(sizeof(out) + iov[1].iov_len);
-	return writev(fd, iov, error || !size ? 1 : 2) < 0 ? -errno : 0;
+	return send_reply(fd, iov, error || !size ? 1 : 2) < 0 ? -errno : 0;
 }
 
 int ov_transport_refuse(int fd, uint64_t unique, int error)

@@ -129,6 +129,8 @@ START_TEST(defaults)
 	ck_assert_str_eq(p->fsname, "fuse-overlay");
 	ck_assert(!p->foreground && !p->debug && !p->single_thread && !p->clone_fd && !p->auto_unmount);
 	ck_assert_uint_eq(p->max_threads, 0);
+	ck_assert(!p->uring);
+	ck_assert_uint_eq(p->uring_depth, OV_URING_DEPTH_DEFAULT);
 	ck_assert(p->timeout < 0);
 	ck_assert(p->writeback && p->default_permissions && !p->allow_root);
 	ck_assert_int_eq(p->allow_other, geteuid() == 0);
@@ -466,10 +468,10 @@ START_TEST(booleans)
 	struct run run;
 
 	for (size_t i = 0; i < OV_ARRAY_SIZE(yes); i++) {
-		snprintf(opts, sizeof(opts), RW ",noxattrs%s,static_nlink%s,ino32_t%s,clone_fd%s", yes[i], yes[i],
-			 yes[i], yes[i]);
+		snprintf(opts, sizeof(opts), RW ",noxattrs%s,static_nlink%s,ino32_t%s,clone_fd%s,uring%s", yes[i], yes[i],
+			 yes[i], yes[i], yes[i]);
 		run = accepted(opts);
-		ck_assert(run.p.ov.noxattrs && run.p.ov.static_nlink && run.p.ov.ino32 && run.p.clone_fd);
+		ck_assert(run.p.ov.noxattrs && run.p.ov.static_nlink && run.p.ov.ino32 && run.p.clone_fd && run.p.uring);
 		done(&run);
 	}
 	for (size_t i = 0; i < OV_ARRAY_SIZE(no); i++) {
@@ -490,9 +492,10 @@ END_TEST
 
 START_TEST(numbers)
 {
-	struct run run = accepted(RW ",max_threads=7,xattr_permissions=1,max_idle_threads=-1,squash_to_uid=007");
+	struct run run = accepted(RW ",max_threads=7,uring_depth=6,xattr_permissions=1,max_idle_threads=-1,squash_to_uid=007");
 
 	ck_assert_uint_eq(run.p.max_threads, 7);
+	ck_assert_uint_eq(run.p.uring_depth, 6);
 	ck_assert_int_eq(run.p.ov.xattr_permissions, 1);
 	ck_assert_int_eq(run.p.ov.squash_uid, 7);
 	done(&run);
@@ -510,6 +513,7 @@ START_TEST(numbers)
 	refused(RW ",squash_to_gid=0x1", "not a number");
 	refused(RW ",xattr_permissions=3", "between 0 and 2");
 	refused(RW ",max_threads=100000", "between 0 and 4096");
+	refused(RW ",uring_depth=65", "between 0 and 64");
 	refused(RW ",max_idle_threads=-2", "negative");
 	refused(RW ",max_read=x", "not a number");
 }
