@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -43,6 +44,7 @@ _Static_assert(sizeof(struct uring_header) == 288 && sizeof(struct uring_cmd) ==
 #define SQE_SIZE 128
 #define CPUS_MAX 1024
 #define DEPTH_MIN 2
+#define FDS_SHARE 8      /* this part of the descriptors that we may have, for rings */
 #define THREADS_MAX 256  /* with the smallest depth it may be more */
 #define FREE_TIMEOUT 1   /* seconds */
 
@@ -468,6 +470,22 @@ static int await_threads(struct ov_uring *u)
 	return r;
 }
 
+/* How many threads for each of NCPUS: WANT if that are not too many in all. -EMFILE: even the fewest are. */
+static int choose_depth(unsigned ncpus, unsigned want)
+{
+	unsigned most = THREADS_MAX / ncpus, depth;
+	struct rlimit rl;
+
+	depth = want < most ? want : most;
+	if (depth < DEPTH_MIN)
+		depth = DEPTH_MIN;
+	if (getrlimit(RLIMIT_NOFILE, &rl) < 0)
+		return (int)depth;
+	while (depth > DEPTH_MIN && (rlim_t)depth * ncpus > rl.rlim_cur / FDS_SHARE)
+		depth--;
+	return (rlim_t)depth * ncpus > rl.rlim_cur / FDS_SHARE ? -EMFILE : (int)depth;
+}
+
 int ov_uring_new(struct ov_uring **out, const struct ov_uring_config *cfg)
 {
 	struct ov_uring *u = calloc(1, sizeof(*u));
@@ -481,9 +499,10 @@ int ov_uring_new(struct ov_uring **out, const struct ov_uring_config *cfg)
 	r = read_cpus("/sys/devices/system/cpu/possible", possible);
 	if (r > 0) {
 		u->ncpus = (unsigned)r;
-		u->depth = THREADS_MAX / u->ncpus < cfg->depth ? THREADS_MAX / u->ncpus : cfg->depth;
-		if (u->depth < DEPTH_MIN)
-			u->depth = DEPTH_MIN;
+		r = choose_depth(u->ncpus, cfg->depth);
+	}
+	if (r > 0) {
+		u->depth = (unsigned)r;
 		/* the kernel's queues are numbered by CPU and as many as there are */
 		r = possible[u->ncpus - 1] ? read_cpus("/sys/devices/system/cpu/online", u->online) : -ENOTSUP;
 	}

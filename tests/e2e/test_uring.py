@@ -394,9 +394,25 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 @test(only_ours=ONLY)
+def test_few_descriptors():
+    """At most an eighth of the descriptors goes to rings: fewer threads, and at last none."""
+    need_uring()
+    cpus = sum(b - a + 1 for a, b in (([int(n) for n in r.split("-")] * 2)[:2] for r in
+                                      read("/sys/devices/system/cpu/possible").decode().split(",")))
+    for limit, works in ((16 * cpus + 32, True), (16 * cpus - 1, False)):
+        with Overlay({"f": "x"}, opts="uring=1,uring_depth=16,log_level=info", mount=False) as o:
+            o.mount(argv=["sh", "-c", 'ulimit -n %d; exec "$@"' % limit, "sh"] + o.command())
+            append(o.m("f"), "y")
+            eq(read(o.m("f")), b"xy")
+            eq(by_ring(o) > 0, works, "with %d descriptors" % limit)
+            eq("Too many open files" in o.output, not works, o.output)
+
+
+@test(only_ours=ONLY)
 def test_single_thread():
     """One thread cannot serve all queues: -s does without."""
-    with Ring({"f": "x"}, opts="threaded=0") as o:
+    with Ring({"f": "x"}, opts="threaded=0,log_level=info") as o:
+        ok("more than one thread" in o.output, o.output)
         append(o.m("f"), "y")
         eq(read(o.m("f")), b"xy")
         eq(by_ring(o), 0)
