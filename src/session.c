@@ -381,6 +381,7 @@ static void *worker(void *arg)
 /* The last complaint of libfuse, to be part of our one line. */
 static char fuse_complaint[256];
 
+OV_PRINTF(2, 0)
 static void keep_complaint(enum fuse_log_level level, const char *fmt, va_list ap)
 {
 	size_t len;
