@@ -47,6 +47,8 @@ _Static_assert(sizeof(struct uring_header) == 288 && sizeof(struct uring_cmd) ==
 #define FDS_SHARE 8      /* this part of the descriptors that we may have, for rings */
 #define THREADS_MAX 256  /* with the smallest depth it may be more */
 #define FREE_TIMEOUT 1   /* seconds */
+#define IDLE_TIMEOUT 5   /* seconds after which the memory of big requests and replies is given back */
+#define SMALL (64 * 1024)
 
 struct ring {
 	int fd;
@@ -75,6 +77,7 @@ struct server {
 	bool pinned;      /* it belongs to a CPU */
 	unsigned nentries;
 	unsigned live;    /* entries that the kernel knows */
+	bool grown;       /* a big request or reply has touched a payload */
 	struct entry *entries;
 	struct ring ring;
 };
@@ -190,12 +193,19 @@ static void push(struct server *t, unsigned n, uint32_t op, uint64_t commit_id)
 	__atomic_store_n(r->sq_tail, tail + 1, __ATOMIC_RELEASE);
 }
 
-/* Hand over what was pushed and wait for a completion. 0 or -errno. */
-static int enter(struct ring *r)
+/* Hand over what was pushed and wait for a completion, for IDLE_TIMEOUT or without limit. 0 or -errno. */
+static int enter(struct ring *r, bool limited)
 {
 	uint32_t pushed = *r->sq_tail - __atomic_load_n(r->sq_head, __ATOMIC_ACQUIRE);
+	struct __kernel_timespec ts = {.tv_sec = IDLE_TIMEOUT};
+	struct io_uring_getevents_arg arg = {.ts = (uint64_t)(uintptr_t)&ts};
+	long n;
 
-	return syscall(SYS_io_uring_enter, r->fd, pushed, 1, IORING_ENTER_GETEVENTS, NULL, 0) < 0 ? -errno : 0;
+	if (limited)
+		n = syscall(SYS_io_uring_enter, r->fd, pushed, 1, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &arg, sizeof(arg));
+	else
+		n = syscall(SYS_io_uring_enter, r->fd, pushed, 1, IORING_ENTER_GETEVENTS, NULL, 0);
+	return n < 0 ? -errno : 0;
 }
 
 static bool next_completion(struct ring *r, struct io_uring_cqe *cqe)
@@ -251,7 +261,17 @@ static void serve_request(struct server *t, unsigned n)
 		.len = (uint32_t)(sizeof(out) + reply.size), .error = reply.error, .unique = in.unique};
 	memcpy(h->in_out, &out, sizeof(out));
 	h->payload_sz = (uint32_t)reply.size;
+	if (in.len > SMALL || reply.size > SMALL)
+		t->grown = true;
 	push(t, n, CMD_COMMIT_AND_FETCH, h->commit_id);
+}
+
+/* Nothing came for a while. The kernel writes into the payloads only while this thread waits in enter(). */
+static void shrink(struct server *t)
+{
+	for (unsigned n = 0; n < t->nentries; n++)
+		(void)madvise(t->entries[n].payload + SMALL, t->u->payload - SMALL, MADV_DONTNEED);
+	t->grown = false;
 }
 
 /* The kernel gives entry N back with ERROR: as a rule because the connection has ended. */
@@ -277,18 +297,22 @@ static void serve_ring(struct server *t)
 	for (t->live = 0; t->live < t->nentries; t->live++)
 		push(t, t->live, CMD_REGISTER, 0);
 	while (t->live) {
-		int r = enter(&t->ring);
+		bool any = false;
+		int r = enter(&t->ring, t->grown);
 
-		if (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY) {
+		if (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY && r != -ETIME) {
 			ov_error("io_uring_enter: %s", strerror(-r));
 			return;
 		}
 		while (next_completion(&t->ring, &cqe)) {
+			any = true;
 			if (cqe.res < 0)
 				lose_entry(t, (unsigned)cqe.user_data, cqe.res);
 			else
 				serve_request(t, (unsigned)cqe.user_data);
 		}
+		if (r == -ETIME && !any)
+			shrink(t);
 	}
 }
 

@@ -393,6 +393,24 @@ os.execv(sys.argv[1], sys.argv[1:])
         eq(by_ring(o), 0)
 
 
+def anonymous_kib(pid):
+    with open("/proc/%d/status" % pid) as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("RssAnon"))
+
+
+@test(only_ours=ONLY, modes=("root",), timeout=90)
+def test_memory_is_given_back():
+    """What big requests and replies have touched does not stay when nothing comes any more."""
+    with Ring({"f%d" % i: pattern(8 << 20, i) for i in range(4)}) as o:
+        together(4, lambda w: read(o.m("f%d" % w)))
+        most = anonymous_kib(*o.daemons)
+        end = time.monotonic() + 60
+        while anonymous_kib(*o.daemons) > most - 800 and time.monotonic() < end:
+            time.sleep(0.1)
+        ok(anonymous_kib(*o.daemons) <= most - 800, "%d KiB then, %d now" % (most, anonymous_kib(*o.daemons)))
+        eq(read(o.m("f0")), pattern(8 << 20, 0))
+
+
 @test(only_ours=ONLY)
 def test_few_descriptors():
     """At most an eighth of the descriptors goes to rings: fewer threads, and at last none."""
