@@ -78,7 +78,7 @@ static void settle_mtime(struct ov_fdslot *s)
 static void slot_release(struct ov_fdcache *c, struct ov_fdslot *s)
 {
 	lru_unlink(s);
-	if (s->fd >= 0 && s->heap && !s->held) /* else the file ends with it */
+	if (s->fd >= 0 && s->heap)
 		settle_mtime(s);
 	set_held(s, NULL);
 	if (s->fd >= 0) {

@@ -31,7 +31,7 @@ struct linux_dirent64 {
 /* Called for each name of a real directory. HIDDEN: NAME is hidden by a whiteout. Nonzero ends the scan. */
 typedef int (*scan_cb)(void *arg, const char *name, unsigned type, bool hidden);
 
-#define LEARN_AFTER 6         /* so many names are looked for in vain before a directory is looked through for ".wh." names */
+#define LEARN_AFTER 6         /* so many names are looked for in vain before a directory is looked through for OCI whiteouts */
 #define LEARN_NEVER UINT8_MAX
 #define LEARN_READS 4         /* and it is not if it is larger than so many buffers */
 

@@ -14,6 +14,7 @@
 
 /* One copy_file_range call: large enough to be cheap, small enough that a signal or an error is not far away. */
 #define RANGE_CHUNK ((size_t)128 << 20)
+#define SMALL_COPY ((off_t)1 << 20)
 #define PAGE_EDGE 4096 /* of the smallest pages there are */
 #define BUFFER_SIZE ((size_t)1 << 20)
 
@@ -222,8 +223,8 @@ int ov_copy_data(int in, int out, off_t size)
 	r = try_clone(in, out, size, &st);
 	if (r != 0)
 		return r < 0 ? r : 0;
-	/* with as many blocks as it has bytes there are no holes worth looking for */
-	r = (off_t)st.st_blocks * 512 >= st.st_size ? copy_segment(&c, 0, size) : copy_sparse(&c, size);
+	/* a small file with as many blocks as it has bytes has no holes worth looking for */
+	r = size <= SMALL_COPY && (off_t)st.st_blocks * 512 >= st.st_size ? copy_segment(&c, 0, size) : copy_sparse(&c, size);
 	ov_free_p(&c.buf);
 	return r;
 }
