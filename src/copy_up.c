@@ -485,7 +485,10 @@ static int remember_data(struct cu *c)
 	if (c->i->data)
 		return 0; /* the lower was a metacopy itself */
 	c->i->data = ov_lowerdata_new(c->i->rparent, c->src_name);
-	return c->i->data ? 0 : -ENOMEM;
+	if (!c->i->data)
+		return -ENOMEM;
+	c->i->data->blocks = c->stx.stx_blocks + 1;
+	return 0;
 }
 
 /* The copy of a file with several names goes into the index first, and from there to its names. */
