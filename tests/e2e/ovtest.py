@@ -895,7 +895,8 @@ def remove_tree(path):
                 with contextlib.suppress(OSError):
                     set_flags(p if os.path.isdir(p) or os.path.isfile(p) else os.path.dirname(p), 0)
                 os.chmod(p, 0o700)
-            os.chmod(os.path.dirname(p), 0o700)
+            if p != path:
+                os.chmod(os.path.dirname(p), 0o700)
             if fn in (os.unlink, os.rmdir):
                 fn(p)
             elif os.path.isdir(p):
