@@ -7,6 +7,7 @@
 
 #include "core.h"
 #include "format/index.h"
+#include "format/whiteout.h"
 
 uid_t ov_uid_to_view(const struct overlay *ov, uid_t uid)
 {
@@ -225,6 +226,18 @@ int ov_kill_suidgid(struct overlay *ov, struct ov_at at)
 	return ov_set_owner_mode(ov, at, NULL, NULL, &mode);
 }
 
+/* An empty file of a name like ".wh.x" would hide "x": it is marked as what it is before it gets empty. */
+static int mark_before_empty(struct overlay *ov, struct ov_inode *i, int fd)
+{
+	bool candidate = false;
+
+	pthread_mutex_lock(&ov->tab.lock);
+	for (const struct ov_dentry *d = i->names; d && !candidate; d = d->alias_next)
+		candidate = ov_whiteout_oci_parse(d->name, NULL);
+	pthread_mutex_unlock(&ov->tab.lock);
+	return candidate ? ov_whiteout_mark_plain(ov_at_fd(fd), ov->xp) : 0;
+}
+
 static int set_size(struct overlay *ov, struct ov_inode *i, const struct ov_setattr *set)
 {
 	struct ov_fdslot *slot;
@@ -235,9 +248,12 @@ static int set_size(struct overlay *ov, struct ov_inode *i, const struct ov_seta
 	if (!slot)
 		return err;
 	ov_fdslot_learn_mtime(&ov->fds, slot, NULL);
-	do
-		err = ftruncate(slot->fd, set->size) < 0 ? -errno : 0;
-	while (err == -EINTR);
+	err = set->size == 0 ? mark_before_empty(ov, i, slot->fd) : 0;
+	if (err == 0) {
+		do
+			err = ftruncate(slot->fd, set->size) < 0 ? -errno : 0;
+		while (err == -EINTR);
+	}
 	/* what was just copied up has this size; an error would leave the kernel with the old one */
 	if (err < 0 && ov_at_statx(ov_at_fd(slot->fd), STATX_SIZE, &stx) == 0 && (off_t)stx.stx_size == set->size)
 		err = 0;

@@ -259,7 +259,7 @@ static int copy_metadata(struct cu *c)
 			return r;
 		OV_CRASH("copy-up.metacopy");
 	}
-	if (ov_whiteout_oci_parse(c->src_name, NULL) && (S_ISREG(c->stx.stx_mode) || S_ISDIR(c->stx.stx_mode))) {
+	if (ov_whiteout_oci_parse(c->src_name, NULL) && (ov_is_file_on_disk(c->ov, c->stx.stx_mode) || S_ISDIR(c->stx.stx_mode))) {
 		r = ov_whiteout_mark_plain(to, c->ov->xp); /* it was an ordinary file below, so it stays one */
 		if (r < 0)
 			return r;

@@ -312,8 +312,8 @@ static int make_in_work(struct creation *c, char *tmp, bool opaque)
 	OV_CRASH("create.owner");
 	if (r == 0 && opaque)
 		r = ov_opaque_write(at, ov->xp, false);
-	if (r == 0 && (S_ISREG(c->mode) ? ov_whiteout_oci_parse(c->name, NULL)
-					: S_ISDIR(c->mode) && ov_whiteout_is_oci_meta(c->name)))
+	if (r == 0 && (ov_is_file_on_disk(ov, c->mode) ? ov_whiteout_oci_parse(c->name, NULL)
+						       : S_ISDIR(c->mode) && ov_whiteout_is_oci_meta(c->name)))
 		r = ov_whiteout_mark_plain(at, ov->xp);
 	OV_CRASH("create.ready");
 	if (r < 0)
@@ -708,7 +708,7 @@ int ov_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, con
 	if (r == 0 && ov_inode_is(i, OV_I_INDEXED))
 		r = ov_index_settle(ov, i);
 	if (r == 0)
-		r = link_on_disk(ov, real.at, rdir, d.fd, name, S_ISREG(i->type));
+		r = link_on_disk(ov, real.at, rdir, d.fd, name, ov_is_file_on_disk(ov, i->type));
 	if (r == -EEXIST && ov_is_repeat(ov) && is_link_to(d.fd, name, real.at))
 		r = 0;
 	if (r < 0)

@@ -93,8 +93,12 @@ int ov_probe(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name,
 		if (r)
 			return r;
 	}
-	if (ov_whiteout_oci_parse(name, NULL)) {
-		r = ov_whiteout_oci_is_real(at, stx);
+	if (ov_whiteout_oci_parse(name, NULL)) { /* what it is on disk counts, not what an xattr makes of it */
+		struct statx raw = *stx;
+
+		r = ov_at_statx(at, STATX_BASIC_STATS, &raw);
+		if (r == 0)
+			r = ov_whiteout_oci_is_real(at, &raw);
 		if (r)
 			return r < 0 ? r : -ENOENT; /* it hides another name and is none itself */
 	}
