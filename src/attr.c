@@ -344,6 +344,8 @@ int ov_setattr(struct overlay *ov, struct ov_inode *i, const struct ov_setattr *
 	unsigned flags = set->valid & OV_SET_SIZE ? OV_COPY_DATA | OV_COPY_TRUNC : 0;
 	int r = is_time_flush(ov, i, set, out);
 
+	if ((set->valid & OV_SET_SIZE) && set->size < 0)
+		return -EINVAL; /* before a copy of that much is made */
 	if (r)
 		return r < 0 ? r : 0;
 	if (!(set->valid & ~OV_SET_KILL_SUIDGID)) /* nothing that can be set */

@@ -263,7 +263,7 @@ int ov_fallocate(struct overlay *ov, struct ov_inode *i, int mode, off_t off, of
 		return err;
 	ov_fdslot_learn_mtime(&ov->fds, slot, NULL);
 	do
-		err = fallocate(slot->fd, mode, off, len) < 0 ? -errno : 0;
+		err = slot->append && (mode & ~FALLOC_FL_KEEP_SIZE) ? -EPERM : fallocate(slot->fd, mode, off, len) < 0 ? -errno : 0;
 	while (err == -EINTR);
 	if (err == 0 && kill_suidgid)
 		err = ov_kill_suidgid(ov, ov_at_fd(slot->fd));
@@ -324,8 +324,11 @@ ssize_t ov_copy_range(struct overlay *ov, struct ov_inode *in, off_t off_in, str
 		return err;
 	}
 	ov_fdslot_learn_mtime(&ov->fds, to, NULL);
-	n = copy_range(ov, from->fd, off_in, to->fd, off_out, len);
-	if (n < 0) /* EXDEV and EOPNOTSUPP make the kernel copy through the page cache */
+	if (to->append) /* EXDEV and EOPNOTSUPP make the kernel copy through the page cache: write_append() sees to it */
+		n = -EOPNOTSUPP;
+	else
+		n = copy_range(ov, from->fd, off_in, to->fd, off_out, len);
+	if (n == -1)
 		n = errno == EXDEV || errno == EINVAL ? -EOPNOTSUPP : -errno;
 	if (n > 0 && kill_suidgid)
 		(void)ov_kill_suidgid(ov, ov_at_fd(to->fd));
