@@ -106,7 +106,7 @@ static inline void ov_note_halves(struct overlay *ov)
 		__atomic_add_fetch(&ov->halves, 1, __ATOMIC_RELEASE);
 }
 
-/* Is an object of TYPE (S_IFMT bits among others) a regular file in the upper, where an xattr may say what it is in the view? */
+/* Is an object of TYPE (S_IFMT bits among others) a regular file in the upper, though an xattr may say otherwise? */
 static inline bool ov_is_file_on_disk(const struct overlay *ov, unsigned type)
 {
 	return S_ISREG(type) || (ov->override != OV_OVERRIDE_NONE && !S_ISDIR(type) && !S_ISLNK(type));

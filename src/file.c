@@ -261,9 +261,13 @@ int ov_fallocate(struct overlay *ov, struct ov_inode *i, int mode, off_t off, of
 	slot = file_get_write(ov, i, &err);
 	if (!slot)
 		return err;
+	if (slot->append && (mode & ~FALLOC_FL_KEEP_SIZE)) {
+		ov_fdslot_unpin(&ov->fds, slot);
+		return -EPERM;
+	}
 	ov_fdslot_learn_mtime(&ov->fds, slot, NULL);
 	do
-		err = slot->append && (mode & ~FALLOC_FL_KEEP_SIZE) ? -EPERM : fallocate(slot->fd, mode, off, len) < 0 ? -errno : 0;
+		err = fallocate(slot->fd, mode, off, len) < 0 ? -errno : 0;
 	while (err == -EINTR);
 	if (err == 0 && kill_suidgid)
 		err = ov_kill_suidgid(ov, ov_at_fd(slot->fd));
