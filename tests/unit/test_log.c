@@ -108,6 +108,7 @@ Suite *log_suite(void)
 	Suite *s = suite_create("log");
 	TCase *tc = tcase_create("log");
 
+	tcase_set_timeout(tc, 60);
 	tcase_add_test(tc, test_limit);
 	tcase_add_test(tc, test_flood);
 	tcase_add_test(tc, test_debug_is_whole);

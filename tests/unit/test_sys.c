@@ -779,6 +779,7 @@ Suite *sys_suite(void)
 	tcase_add_loop_test(io, io_copy_without_range, 0, (int)OV_ARRAY_SIZE(range_errors));
 	tcase_add_test(io, io_copy_full_disk);
 	tcase_add_test(io, io_copy_shrunk_source);
+	tcase_set_timeout(log, 60); /* other programs may want the cores */
 	tcase_add_test(log, log_lines);
 	tcase_add_test(log, log_flood);
 	suite_add_tcase(s, log);
