@@ -563,32 +563,22 @@ static int mount_session(struct ov_session *s, struct fuse_args *args)
 	return attach(s);
 }
 
-/* One of the mount's settings in /sys/class/bdi/MAJOR:MINOR; only the root of the machine may change them. */
-static void set_bdi(const struct statx *stx, const char *name, const char *value)
-{
-	ov_cleanup_fd int fd = -1;
-	char path[64];
-
-	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/%s", stx->stx_dev_major, stx->stx_dev_minor, name);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0 || write(fd, value, strlen(value)) < 0)
-		ov_debug("'%s': %s; the kernel's own setting stays", path, strerror(errno));
-}
-
 /*
  * The kernel reads ahead 128 KiB, and takes what we say in INIT as a limit only, unless somebody who may says more here before.
- * And it makes writers wait when a hundredth of what may be dirty is dirty in a FUSE mount, even where memory is free: what is
- * written twice then comes to us twice. Where memory is short that limit stays. The statx asks us nothing.
+ * The statx asks us nothing.
  */
-static void tune_cache(const struct ov_session *s)
+static void raise_read_ahead(const struct ov_session *s)
 {
+	ov_cleanup_fd int fd = -1;
 	struct statx stx;
+	char path[64];
 
 	if (s->fd_mount || statx(AT_FDCWD, s->mountpoint, AT_STATX_DONT_SYNC, 0, &stx) < 0)
 		return;
-	set_bdi(&stx, "read_ahead_kb", READ_AHEAD_KB);
-	if (s->front.writeback)
-		set_bdi(&stx, "strict_limit", "0");
+	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", stx.stx_dev_major, stx.stx_dev_minor);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, READ_AHEAD_KB, strlen(READ_AHEAD_KB)) < 0)
+		ov_debug("'%s': %s; reading ahead less", path, strerror(errno));
 }
 
 /* The kernel's first request, which it sends by itself: INIT. */
@@ -680,7 +670,7 @@ int ov_session_mount(struct ov_session **out, struct overlay *ov, const struct o
 	if (r == 0)
 		r = mount_session(s, &args);
 	if (r == 0)
-		tune_cache(s);
+		raise_read_ahead(s);
 	if (r == 0 && !p->auto_unmount)
 		ov_mountns_leave(&s->ns);
 	if (r == 0)
