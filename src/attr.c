@@ -314,10 +314,8 @@ static int set_times_of(struct overlay *ov, struct ov_inode *i, struct ov_at at,
 	if ((set->valid & OV_SET_MTIME) && S_ISREG(i->type)) /* pinned: closing it could put the old one back */
 		slot = ov_fdslot_get(&ov->fds, &i->slot, true);
 	r = set_times(at, set);
-	if (r == 0 && slot) {
+	if (r == 0 && slot)
 		ov_fdslot_learn_mtime(&ov->fds, slot, set->mtime.tv_nsec == UTIME_NOW ? NULL : &set->mtime);
-		ov_fdslot_times(slot)->set = ov_fdslot_times(slot)->writers && ov_fdslot_owe_mtime(&ov->fds, slot);
-	}
 	if (slot)
 		ov_fdslot_unpin(&ov->fds, slot);
 	return r;

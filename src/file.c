@@ -202,33 +202,23 @@ static bool is_recent(const struct statx_timestamp *mtime)
 
 /*
  * Write for a cache that keeps the mtime itself and sends it if it changed, as a rule right after: until then, and for the case
- * that it does not, what the file had is owed to it. The lock is not held while data moves.
+ * that it does not, what the file had is owed to it. The lock is held while data moves, too: the file system lets one write in
+ * at a time, and waiting for that costs more.
  */
 static ssize_t write_keeping_mtime(struct overlay *ov, struct ov_inode *i, struct ov_fdslot *slot, const void *buf, size_t size,
 				   off_t off)
 {
-	struct ov_fdtimes *t = ov_fdslot_times(slot);
+	OV_TIMES_LOCK(ov, i);
 	struct statx stx;
-	ssize_t n;
 
-	{
-		OV_TIMES_LOCK(ov, i);
-		if (!t->writers && !t->known && ov_at_statx(ov_at_fd(slot->fd), STATX_MTIME, &stx) == 0 && is_recent(&stx.stx_mtime))
-			ov_fdslot_learn_mtime(&ov->fds, slot,
-					      &(struct timespec){.tv_sec = stx.stx_mtime.tv_sec, .tv_nsec = stx.stx_mtime.tv_nsec});
+	if (!ov_fdslot_owe_mtime(&ov->fds, slot) && ov_at_statx(ov_at_fd(slot->fd), STATX_MTIME, &stx) == 0 &&
+	    is_recent(&stx.stx_mtime)) {
+		const struct timespec mtime = {.tv_sec = stx.stx_mtime.tv_sec, .tv_nsec = stx.stx_mtime.tv_nsec};
+
+		ov_fdslot_learn_mtime(&ov->fds, slot, &mtime);
 		ov_fdslot_owe_mtime(&ov->fds, slot);
-		t->writers++;
 	}
-	n = ov_pwrite_full(slot->fd, buf, size, off);
-	{
-		OV_TIMES_LOCK(ov, i);
-		t->writers--;
-		if (!t->writers && t->set) /* meanwhile: it came from the cache, which thinks that all is said */
-			ov_fdslot_settle_mtime(&ov->fds, slot);
-		if (!t->writers)
-			t->set = false;
-	}
-	return n;
+	return ov_pwrite_full(slot->fd, buf, size, off);
 }
 
 ssize_t ov_write(struct overlay *ov, struct ov_inode *i, const void *buf, size_t size, off_t off, bool kill_suidgid,
@@ -377,8 +367,7 @@ static int fsync_dir(struct overlay *ov, struct ov_inode *i, bool datasync)
 static void settle_mtime(struct overlay *ov, struct ov_inode *i, struct ov_fdslot *slot)
 {
 	OV_TIMES_LOCK(ov, i);
-	if (!ov_fdslot_times(slot)->writers)
-		ov_fdslot_settle_mtime(&ov->fds, slot);
+	ov_fdslot_settle_mtime(&ov->fds, slot);
 }
 
 /* The attributes of a metacopy; its data is in a lower, which is on disk. */

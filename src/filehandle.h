@@ -30,10 +30,8 @@ struct ov_fdslot {
 /* The mtime of the file behind a heap slot, see ov_fdslot_learn_mtime(). */
 struct ov_fdtimes {
 	struct timespec mtime;
-	bool known;       /* MTIME is what the file shall have, */
-	bool owed;        /* and on disk it has another since it was written */
-	bool set;         /* it was set during a write; this and the next under the lock that the core has for times */
-	uint16_t writers; /* writes that go on */
+	bool known; /* MTIME is what the file shall have, */
+	bool owed;  /* and on disk it has another since it was written */
 };
 
 /* It lies behind the slot: directories, whose slots are embedded, need none. */
