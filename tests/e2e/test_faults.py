@@ -446,8 +446,9 @@ def test_layers_that_go_and_come_back():
         for error in (E.ESTALE, E.EIO, E.ENOTCONN, E.ETIMEDOUT, E.EACCES):
             ov.fresh(quiet)
             ov.page.fail(error, sticky=True, classes=READS)
-            for fn in (lambda: names(ov.mnt), lambda: lstat(ov.m("f")), lambda: read(ov.m("d/in")), lambda: os.readlink(ov.m("sym")),
-                       lambda: os.chmod(ov.m("f"), 0o600), lambda: touch(ov.m("new")), lambda: os.unlink(ov.m("small")),
+            for fn in (lambda: names(ov.mnt), lambda: lstat(ov.m("f")), lambda: read(ov.m("d/in")),
+                       lambda: os.readlink(ov.m("sym")), lambda: os.chmod(ov.m("f"), 0o600),
+                       lambda: touch(ov.m("new")), lambda: os.unlink(ov.m("small")),
                        lambda: os.rename(ov.m("other"), ov.m("o2")), lambda: os.rmdir(ov.m("e")), lambda: listx(ov.m("f"))):
                 try_change(fn, (error, E.EIO, E.ENOTEMPTY))
             ok(alive(ov), "the daemon died")

@@ -49,7 +49,7 @@ struct page {
 	char only[NAME_LEN];       /* if not empty, only calls of that name */
 	char trace[TRACE_MAX][NAME_LEN]; /* of the calls counted */
 	uint8_t reached[POINTS_MAX];     /* crash points passed, in the order of --crash-points */
-	uint32_t pulse;            /* before each change, and after the last, the file system commits what was done so far */
+	uint32_t pulse;            /* before each change the file system commits what was done so far */
 };
 
 static struct page none; /* nothing is asked for */
