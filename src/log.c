@@ -40,6 +40,7 @@ void ov_log_to_syslog(bool on, const char *ident)
 	if (sink.syslog)
 		closelog();
 	sink.syslog = on;
+	memset(sink.limits, 0, sizeof(sink.limits)); /* what was written elsewhere does not count */
 	if (on) {
 		snprintf(sink.ident, sizeof(sink.ident), "%s", ident ? ident : "fuse-overlay");
 		openlog(sink.ident, LOG_PID, LOG_DAEMON);
