@@ -1,10 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 
-/* What --help and --version print. */
-
-#define FUSE_USE_VERSION 314
-#include <fuse_lowlevel.h>
-#include <linux/fuse.h>
+/* What --help prints. */
 
 #include "params.h"
 
@@ -105,11 +101,4 @@ static const char help_text[] =
 void ov_params_help(FILE *out)
 {
 	fputs(help_text, out);
-}
-
-void ov_params_version(FILE *out)
-{
-	fprintf(out, OV_PROGRAM ": version %s\n", PACKAGE_VERSION);
-	fprintf(out, "FUSE library version %s\n", fuse_pkgversion());
-	fprintf(out, "using FUSE kernel interface version %d.%d\n", FUSE_KERNEL_VERSION, FUSE_KERNEL_MINOR_VERSION);
 }

@@ -19,6 +19,9 @@
 
 #include <linux/fuse.h>
 
+#define FUSE_USE_VERSION 314
+#include <fuse_lowlevel.h>
+
 #include "params.h"
 
 #define OV_ID_MAX 4294967294u /* 2^32-1 means "leave alone" to chown */
@@ -1141,4 +1144,11 @@ void ov_params_clear(struct ov_params *p)
 	p->fsname = NULL;
 	p->kernel_opts = NULL;
 	p->nkernel_opts = 0;
+}
+
+void ov_params_version(FILE *out)
+{
+	fprintf(out, OV_PROGRAM ": version %s\n", PACKAGE_VERSION);
+	fprintf(out, "FUSE library version %s\n", fuse_pkgversion());
+	fprintf(out, "using FUSE kernel interface version %d.%d\n", FUSE_KERNEL_VERSION, FUSE_KERNEL_MINOR_VERSION);
 }
