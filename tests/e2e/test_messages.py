@@ -266,7 +266,7 @@ def test_64_layers_cost_no_more_messages():
 
 # ---- system calls for a message ----
 
-TRANSPORT = ("read", "writev", "poll", "futex", "restart_syscall")
+TRANSPORT = ("read", "writev", "poll", "futex", "restart_syscall", "io_uring_enter")
 MEMORY = ("brk", "mmap", "munmap", "mprotect", "madvise")
 
 
