@@ -47,6 +47,17 @@ AC_DEFUN([OV_SANITIZER],
 		AC_MSG_ERROR([the compiler or its run-time library does not support -fsanitize=$1])])
 	CFLAGS=$ov_save_CFLAGS])])
 
+# OV_TEST_SANITIZER(NAME, LIST): the conditional HAVE_NAME, and in NAME_CFLAGS what a program with these sanitizers takes.
+AC_DEFUN([OV_TEST_SANITIZER],
+[AC_CACHE_CHECK([whether tests can be built with -fsanitize=$2], [ov_cv_sanitizer_$1],
+	[ov_save_CFLAGS=$CFLAGS
+	CFLAGS="$CFLAGS -fsanitize=$2"
+	AS_IF([test "$enable_sanitizer" != no], [ov_cv_sanitizer_$1=no],
+		[AC_LINK_IFELSE([AC_LANG_PROGRAM([], [])], [ov_cv_sanitizer_$1=yes], [ov_cv_sanitizer_$1=no])])
+	CFLAGS=$ov_save_CFLAGS])
+AC_SUBST([$1_CFLAGS], ["-U_FORTIFY_SOURCE -O1 -fsanitize=$2 -fno-omit-frame-pointer -fno-sanitize-recover=all"])
+AM_CONDITIONAL([HAVE_$1], [test "$ov_cv_sanitizer_$1" = yes])])
+
 # Not together with a sanitizer: fortified calls hide from its interceptors.
 AC_DEFUN([OV_HARDENING],
 [OV_TRY_CFLAGS([-fstack-protector-strong])

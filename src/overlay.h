@@ -203,7 +203,10 @@ typedef bool (*ov_fits_t)(void *arg, const char *name);
 int ov_readdir(struct overlay *ov, struct ov_inode *dir, uint64_t off, bool plus, ov_fits_t fits, ov_filldir_t fill,
 	       void *arg);
 
-/* dir.c, rename.c */
+/*
+ * dir.c, rename.c. What makes a name relies on it that NAME is not in the view: the caller has looked it up, and nobody else
+ * changes PARENT meanwhile.
+ */
 int ov_mknod(struct overlay *ov, struct ov_inode *parent, const char *name, mode_t mode, dev_t rdev,
 	     const struct ov_cred *cred, struct ov_entry *out);
 int ov_mkdir(struct overlay *ov, struct ov_inode *parent, const char *name, mode_t mode, const struct ov_cred *cred,

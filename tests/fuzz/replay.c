@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 
-/* fuzz.c without libFuzzer: each kept input (the files of the directory argv[1]), and variations of it, always the same. */
+/*
+ * fuzz.c or core.c without libFuzzer: each kept input (the files of the directory argv[1]), and variations of it, always
+ * the same.
+ */
 
 #include <dirent.h>
 #include <stdint.h>
@@ -9,9 +12,16 @@
 #include <string.h>
 
 #define SIZE_MAX_INPUT 8192
+#ifndef VARIATIONS
 #define VARIATIONS 3000
+#endif
+#ifndef CORPUS
+#define CORPUS "tests/fuzz/corpus"
+#endif
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+/* A target may know better how to vary its input. */
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed) __attribute__((weak));
 
 static uint64_t state = 88172645463325252ull;
 
@@ -28,6 +38,9 @@ static size_t vary(uint8_t *buf, size_t size)
 {
 	static const char often[] = "0123456789:,/.\\=-+ULyxai\n\xff\0";
 	unsigned changes = 1 + next_random() % 4;
+
+	if (LLVMFuzzerCustomMutator)
+		return LLVMFuzzerCustomMutator(buf, size, SIZE_MAX_INPUT, (unsigned)next_random());
 
 	while (changes--) {
 		size_t at = size > 1 ? 1 + next_random() % (size - 1) : 1;
@@ -100,7 +113,7 @@ int main(int argc, char **argv)
 	struct dirent **list;
 	int count, failed = 0;
 
-	snprintf(corpus, sizeof(corpus), "%s/tests/fuzz/corpus", srcdir ? srcdir : ".");
+	snprintf(corpus, sizeof(corpus), "%s/" CORPUS, srcdir ? srcdir : ".");
 	if (argc > 1)
 		snprintf(corpus, sizeof(corpus), "%s", argv[1]);
 	count = scandir(corpus, &list, is_input, alphasort);
