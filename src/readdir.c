@@ -102,14 +102,8 @@ static int scan_special(struct overlay *ov, struct ov_rdir *d, int fd, const str
 			r = ov_at_statx(ov_at_name(fd, name), STATX_BASIC_STATS, &stx);
 			if (r == 0)
 				r = ov_whiteout_oci_is_real(ov_at_name(fd, name), &stx);
-			if (r > 0 && *hidden && !ov_whiteout_is_oci_meta(name)) {
-				r = cb(arg, hidden, DT_UNKNOWN, true);
-				if (r)
-					return r;
-				r = 1;
-			}
-			if (r > 0) /* with an xattr it hides its own name, too */
-				return ov_probe(ov, d, fd, name, &stx) == 1 ? cb(arg, name, DT_UNKNOWN, true) : 0;
+			if (r > 0)
+				return *hidden && !ov_whiteout_is_oci_meta(name) ? cb(arg, hidden, DT_UNKNOWN, true) : 0;
 			if (r < 0 && r != -ENOENT)
 				return r;
 		}

@@ -111,6 +111,8 @@ static int inspect(struct overlay *ov, struct side *s)
 	s->upper = r == 0;
 	s->ino = r == 0 ? stx.stx_ino : 0;
 	s->whiteout = r == 1;
+	if (r == -ENOENT && ov_whiteout_oci_parse(s->name, NULL) && ov_at_statx(ov_at_name(s->fd.fd, s->name), 0, &stx) == 0)
+		return -EEXIST; /* an OCI whiteout, which is not in the view: another name would show again without it */
 	return r < 0 && r != -ENOENT ? r : 0;
 }
 

@@ -35,7 +35,7 @@ bool ov_whiteout_is_oci_meta(const char *name);
 
 /*
  * Is the object AT, found under a ".wh." name with attributes STX, really an OCI whiteout: an empty regular file
- * without our overlay.plain mark? 1, 0, or -errno.
+ * without our overlay.plain mark, and no whiteout by xattr, which hides its own name? 1, 0, or -errno.
  */
 int ov_whiteout_oci_is_real(struct ov_at at, const struct statx *stx);
 
