@@ -69,13 +69,13 @@ def aslr_off():
     return ["setarch", "-R"] if shutil.which("setarch") else []
 
 
-def mounts(name, tests, logs, words=("",), foreground=False, wrapper=()):
+def mounts(name, tests, logs, words=("",), foreground=False, wrapper=(), opts=""):
     """The tests of an e2e file that have one of WORDS in their names. FOREGROUND: the daemon frees all at its end."""
     prog = find(name)
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         raise Skip("no /dev/fuse")
     os.chmod(logs, 0o1777)
-    env = {"OV_PROG": HERE + "/foreground" if foreground else prog, "OV_FOREGROUND": prog, "OV_MODES": "root"}
+    env = {"OV_PROG": HERE + "/foreground" if foreground else prog, "OV_FOREGROUND": prog, "OV_MODES": "root", "OV_OPTS": opts}
     for word in words:
         run([sys.executable, "-B", E2E + tests, "-k", word], logs, env, wrapper=wrapper)
 
@@ -109,7 +109,13 @@ def index_leaks(logs):
 def parallel_tsan(logs):
     """many processes on a mount, with ThreadSanitizer"""
     words = "copy_up_of", "renames_lose", "listings_during"
-    mounts("fuse-overlay-tsan", "test_parallel.py", logs, words, wrapper=aslr_off())
+    mounts("fuse-overlay-tsan", "test_parallel.py", logs, words, wrapper=aslr_off(), opts="nosupervise")
+
+
+def restart_asan(logs):
+    """workers that are replaced, with AddressSanitizer and UBSan"""
+    words = "open_files", "directories", "metacopy_and", "files_come_and_go", "upgrade"
+    mounts("fuse-overlay-asan", "test_restart.py", logs, words)
 
 
 def valgrind(logs, argv, env):
@@ -126,7 +132,7 @@ def unit_valgrind(logs):
     valgrind(logs, [BUILD + "/tests/unit/unit"], {"CK_FORK": "no", "CK_RUN_SUITE": "format"})
 
 
-TESTS = [unit_asan, inputs_asan, calls_asan, ops_asan, index_leaks, parallel_tsan, unit_valgrind]
+TESTS = [unit_asan, inputs_asan, calls_asan, ops_asan, restart_asan, index_leaks, parallel_tsan, unit_valgrind]
 
 
 def main():
