@@ -6,6 +6,10 @@
 #include <unistd.h>
 
 #define SLAB_MAGIC 0x4f56534cu /* "OVSL" */
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8U
+#endif
+
 #define GROW_SLABS 16          /* the file grows by so many at a time */
 #define FIRST_OBJECT 64        /* offset in a slab */
 
@@ -98,7 +102,9 @@ int ov_arena_open(struct ov_arena *a, size_t header, bool shared)
 
 	init(a);
 	if (shared) {
-		a->fd = memfd_create("fuse-overlay", MFD_CLOEXEC);
+		a->fd = memfd_create("fuse-overlay", MFD_CLOEXEC | MFD_NOEXEC_SEAL); /* without it sysctl may forbid one */
+		if (a->fd < 0 && errno == EINVAL)
+			a->fd = memfd_create("fuse-overlay", MFD_CLOEXEC);
 		if (a->fd < 0)
 			return -errno;
 	}

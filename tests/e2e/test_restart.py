@@ -473,6 +473,32 @@ def test_deadly_request():
         ov.drop()
 
 
+@test(only_ours=FAULTY)
+def test_without_resend():
+    """Where the kernel cannot give requests again, those that were being served fail with EIO; the mount and all that is open
+    go on."""
+    with Layers(supervise=True) as ov:
+        ov.fresh(Change("none", env={"OV_NO_RESEND": "1"}))
+        f = open(ov.m("new"), "w+")
+        f.write("new")
+        f.flush()
+        os.unlink(ov.m("new"))
+        ov.page.fail(DIE, only="symlinkat")
+        fails(errno.EIO, os.symlink, "x", ov.m("s"))
+        ov.page.rest()
+        os.symlink("x", ov.m("s"))
+        ov.page.fail(DIE, only="unlinkat")
+        fails(errno.EIO, os.unlink, ov.m("s"))
+        ov.page.rest()
+        os.unlink(ov.m("s"))
+        f.seek(0)
+        eq(f.read(), "new")
+        f.close()
+        eq(read(ov.m("small")), b"small\n")
+        eq(restarts(ov), 2)
+        ov.drop()
+
+
 @test(only_ours=OURS)
 def test_nosupervise():
     """Without a supervisor there is one process, and the mount ends with it."""

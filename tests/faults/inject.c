@@ -178,6 +178,14 @@ __attribute__((constructor)) static void start(int argc, char **argv)
 	}
 
 /* Names */
+/* A kernel that does not give requests again. */
+int __real_ov_transport_resend(int fd);
+int __wrap_ov_transport_resend(int fd);
+int __wrap_ov_transport_resend(int fd)
+{
+	return getenv("OV_NO_RESEND") ? -EINVAL : __real_ov_transport_resend(fd);
+}
+
 WRAP(int, renameat, CHANGES, -1, (int od, const char *o, int nd, const char *n), (od, o, nd, n))
 WRAP(int, linkat, CHANGES, -1, (int od, const char *o, int nd, const char *n, int f), (od, o, nd, n, f))
 WRAP(int, symlinkat, CHANGES, -1, (const char *t, int d, const char *n), (t, d, n))
