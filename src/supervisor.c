@@ -89,6 +89,10 @@ static int replace(struct watch *w, int sig)
 		return -EIO;
 	if (w->useless >= PAUSE_AFTER)
 		wait_ms(PAUSE_STEP_MS * (w->useless - PAUSE_AFTER + 1));
+	if (w->renewing && !w->ending) { /* then this is the moment for it */
+		w->renewing = false;
+		w->s->renew(w->s->arg);
+	}
 	return start(w, true);
 }
 
