@@ -454,7 +454,7 @@ static void switch_file(struct cu *c, struct ov_rdir *dir)
 		struct ov_fdslot *slot = ov_fdslot_put(&ov->fds, &i->slot, ov_steal_fd(&c->fd), OV_SLOT_WRITABLE);
 
 		if (slot) {
-			if (c->size == (off_t)c->stx.stx_size) /* else it is the time of now */
+			if (c->size == (off_t)c->stx.stx_size && ov_is_recent(&c->stx.stx_mtime)) /* not if cut: as of now */
 				ov_fdslot_learn_mtime(&ov->fds, slot, &mtime);
 			ov_fdslot_unpin(&ov->fds, slot);
 		}

@@ -77,6 +77,14 @@ static inline struct ov_layer *ov_inode_layer(const struct ov_inode *i)
 	return i->rparent->layer;
 }
 
+/*
+ * May the kernel, which keeps the mtime of files that it writes back, have no newer one to send than MTIME, which it has not
+ * sent? Only if that is of now, more or less: what is written gets the time of the clock's tick, and comes to us half a minute
+ * later at most. An older one is never put back: where the kernel's own time gets lost (what sync(1) writes back in a mount
+ * of a user namespace fails for want of an id there), new data must not stand under an old time.
+ */
+bool ov_is_recent(const struct statx_timestamp *mtime);
+
 /* Put "/PART" in front of what is at *POS of BUF. 0 or -ENAMETOOLONG. */
 int ov_prepend(char *buf, size_t *pos, const char *part);
 

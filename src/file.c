@@ -6,13 +6,11 @@
 #include <linux/fs.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
 
 #include "core.h"
 #include "format/index.h"
 #include "sys/io.h"
 
-#define RECENT_SECONDS 300
 #define QUICK_COPY ((size_t)128 * 1024) /* bytes that are copied before another thread takes the requests meanwhile */
 
 /* Open the data of AT, without leaving an atime where we may: reads of the view are not reads of the layer's file. */
@@ -188,19 +186,6 @@ static ssize_t write_append(int fd, const char *buf, size_t size, off_t off)
 }
 
 /*
- * May the kernel have no newer time to send than MTIME? Only if that is of now, more or less: what is written gets the time of
- * the clock's tick, and comes to us half a minute later at most, if all goes well. An older one is never put back, so that whoever
- * looks after a crash does not find new data under an old time.
- */
-static bool is_recent(const struct statx_timestamp *mtime)
-{
-	struct timespec now = {0};
-
-	clock_gettime(CLOCK_REALTIME_COARSE, &now);
-	return mtime->tv_sec > now.tv_sec - RECENT_SECONDS && mtime->tv_sec < now.tv_sec + RECENT_SECONDS;
-}
-
-/*
  * Write for a cache that keeps the mtime itself and sends it if it changed, as a rule right after: until then, and for the case
  * that it does not, what the file had is owed to it. The lock is held while data moves, too: the file system lets one write in
  * at a time, and waiting for that costs more.
@@ -212,7 +197,7 @@ static ssize_t write_keeping_mtime(struct overlay *ov, struct ov_inode *i, struc
 	struct statx stx;
 
 	if (!ov_fdslot_owe_mtime(&ov->fds, slot) && ov_at_statx(ov_at_fd(slot->fd), STATX_MTIME, &stx) == 0 &&
-	    is_recent(&stx.stx_mtime)) {
+	    ov_is_recent(&stx.stx_mtime)) {
 		const struct timespec mtime = {.tv_sec = stx.stx_mtime.tv_sec, .tv_nsec = stx.stx_mtime.tv_nsec};
 
 		ov_fdslot_learn_mtime(&ov->fds, slot, &mtime);

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "core.h"
+
+#define RECENT_SECONDS 300
 
 void ov_real_release(struct ov_real *r)
 {
@@ -85,6 +88,14 @@ const char *ov_path(struct overlay *ov, uint64_t nodeid, char *buf, size_t size)
 	}
 	pthread_mutex_unlock(&ov->tab.lock);
 	return buf[pos] ? buf + pos : i == ov->root ? "/" : "a deleted file";
+}
+
+bool ov_is_recent(const struct statx_timestamp *mtime)
+{
+	struct timespec now = {0};
+
+	clock_gettime(CLOCK_REALTIME_COARSE, &now);
+	return mtime->tv_sec > now.tv_sec - RECENT_SECONDS && mtime->tv_sec < now.tv_sec + RECENT_SECONDS;
 }
 
 int ov_prepend(char *buf, size_t *pos, const char *part)
