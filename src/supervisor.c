@@ -104,12 +104,13 @@ static bool take_exit(struct watch *w, int code, int *out)
 		*out = EXIT_FAILURE;
 		return replace(w, 0) < 0;
 	}
-	if (code != OV_EXIT_RENEW || !w->renewing)
+	if (code != OV_EXIT_RENEW)
 		return true;
-	w->renewing = false;
 	(void)w->s->died(w->s->arg, 0);
-	if (!w->ending)
+	/* the worker may have got the signal itself, from pkill(1) say, before we did or in our stead */
+	if (!w->ending && (w->renewing || w->s->can_renew(w->s->arg)))
 		w->s->renew(w->s->arg);
+	w->renewing = false;
 	ov_log_release();
 	if (start(w, true) == 0) /* no new program after all */
 		return false;
