@@ -583,6 +583,7 @@ int ov_tmpfile(struct overlay *ov, struct ov_inode *parent, mode_t mode, const s
 	ov_attr_to_view(ov, i->ino, false, &out->attr);
 	out->nodeid = i->nodeid;
 	ov_inode_insert(&ov->tab, i);
+	ov_inode_note_raised(i);
 	return 0;
 }
 
@@ -634,8 +635,10 @@ static int adopt_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *p
 	r = ov_dentry_add_locked(&ov->tab, parent, name, i, false);
 	if (r == -EEXIST && ov_dentry_find_locked(&ov->tab, parent, name)->inode == i)
 		r = 0; /* made and noted by a worker that died before it could say so */
-	if (r == 0)
+	if (r == 0) {
 		i->nlookup++;
+		ov_inode_note_raised(i);
+	}
 	pthread_mutex_unlock(&ov->tab.lock);
 	if (r < 0)
 		return r;
@@ -969,6 +972,7 @@ static int find_to_remove(struct overlay *ov, struct ov_inode *parent, const cha
 	d = ov_dentry_find_locked(&ov->tab, parent, name);
 	if (d && ov_inode_is(d->inode, OV_I_UPPER) && !ov_inode_is(d->inode, OV_I_STALE)) {
 		d->inode->nlookup++;
+		ov_inode_note_raised(d->inode);
 		out->nodeid = d->inode->nodeid;
 	} else {
 		d = NULL;

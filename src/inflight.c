@@ -17,6 +17,7 @@ void ov_inflight_attach(struct ov_ledger *l, struct ov_inflight *at)
 {
 	ledger = l;
 	inflight = at;
+	ov_inode_notes_raised_in(&at->raised);
 }
 
 static struct ov_strike *find_strike(struct ov_ledger *l, uint64_t unique)
@@ -52,11 +53,24 @@ void ov_inflight_note_made(struct overlay *ov)
 	ov_forget_rename(ov);
 }
 
+/* The kernel gives a request again whose answer it has not got: what that would have told it of does not count. */
+static void lower_count(struct overlay *ov, struct ov_strike *strike)
+{
+	uint64_t nodeid = strike->raised;
+
+	strike->raised = 0;
+	if (nodeid)
+		ov_forget(ov, nodeid, 1);
+}
+
 bool ov_inflight_settled(struct overlay *ov, int fd, const struct ov_request *rq)
 {
 	struct ov_strike *strike = find_strike(ov->ledger, rq->unique & ~OV_UNIQUE_RESEND);
 	bool done = strike && strike->done;
 	char path[512];
+
+	if (strike)
+		lower_count(ov, strike);
 
 	if (!strike || (!done && strike->crashes < CRASHES_MAX && strike->useless < USELESS_MAX))
 		return false;
@@ -74,6 +88,7 @@ void ov_inflight_begin(const struct ov_request *rq)
 	inflight->nodeid = rq->nodeid;
 	inflight->opcode = rq->opcode;
 	inflight->done = 0;
+	inflight->raised = 0;
 	__atomic_store_n(&inflight->unique, rq->unique & ~OV_UNIQUE_RESEND, __ATOMIC_RELEASE);
 }
 
@@ -151,6 +166,7 @@ bool ov_inflight_bury(struct ov_ledger *l, int sig, uint64_t *served_before)
 		strike->useless = progress ? 0 : strike->useless + 1;
 		strike->crashes += crash && (!l->blame || l->blame == at->unique);
 		strike->done |= at->done;
+		strike->raised = at->raised;
 		at->unique = 0;
 	}
 	l->blame = 0;

@@ -122,6 +122,8 @@ void ov_inode_insert(struct ov_itable *t, struct ov_inode *i)
 static void inode_free(struct ov_itable *t, struct ov_inode *i)
 {
 	__atomic_store_n(&i->magic, 0, __ATOMIC_RELEASE);
+	if (ov_inode_is(i, OV_I_STALE) && i->held_fd >= 0) /* nobody has asked for it since another worker held it */
+		close(i->held_fd);
 	if (ov_inode_isdir(i)) {
 		if (i->held_fd >= 0 && i->nrdirs)
 			ov_rdir_unnote(t->fds, i->rdirs[0]); /* the names below may keep it longer than us */
@@ -368,11 +370,26 @@ struct ov_inode *ov_dentry_inode(struct ov_itable *t, const struct ov_inode *par
 	return i;
 }
 
+static __thread uint64_t *raised;
+
+void ov_inode_notes_raised_in(uint64_t *where)
+{
+	raised = where;
+}
+
+void ov_inode_note_raised(const struct ov_inode *i)
+{
+	if (raised)
+		__atomic_store_n(raised, i->nodeid, __ATOMIC_RELEASE);
+}
+
 void ov_inode_forget(struct ov_itable *t, uint64_t nodeid, uint64_t n)
 {
 	struct ov_inode *dead = NULL;
 	struct ov_inode *i;
 
+	if (raised && *raised == nodeid)
+		__atomic_store_n(raised, 0, __ATOMIC_RELEASE); /* first: to forget too little does less harm than too much */
 	pthread_mutex_lock(&t->lock);
 	i = find_locked(t, nodeid);
 	if (i) {

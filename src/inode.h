@@ -223,6 +223,13 @@ int ov_inode_set_ghost(struct ov_itable *t, struct ov_inode *i, unsigned layer, 
 /* The inode that NAME in PARENT leads to, if known; no reference is taken. */
 struct ov_inode *ov_dentry_inode(struct ov_itable *t, const struct ov_inode *parent, const char *name);
 
+/*
+ * The kernel's count of I was raised by one, for an answer or for the time of a request: noted where the calling thread has said,
+ * so that it can be lowered if the process dies before. ov_inode_forget() takes the note back.
+ */
+void ov_inode_note_raised(const struct ov_inode *i);
+void ov_inode_notes_raised_in(uint64_t *where);
+
 /* Drop N of the kernel's references; frees the inode, and parents it kept alive, when nothing holds it. */
 void ov_inode_forget(struct ov_itable *t, uint64_t nodeid, uint64_t n);
 

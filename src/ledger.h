@@ -11,7 +11,7 @@
 
 #define OV_LEDGER_MAGIC 0x4f564c47u
 /* Changes with the layout of the ledger, of inodes and of names: a program of another version cannot go on with it. */
-#define OV_LEDGER_VERSION 1u
+#define OV_LEDGER_VERSION 2u
 
 #define OV_LEDGER_THREADS 128
 #define OV_LEDGER_STRIKES 64
@@ -40,12 +40,14 @@ struct ov_inflight {
 	uint32_t opcode;
 	uint32_t done;   /* carried out in full, though not answered yet */
 	uint64_t served; /* requests answered so far */
-	uint8_t pad[32]; /* a cache line each */
+	uint64_t raised; /* nodeid whose lookup count it has raised by one, 0: none; the last one of several */
+	uint8_t pad[24]; /* a cache line each */
 };
 
 /* A request during which workers have died. */
 struct ov_strike {
 	uint64_t unique;
+	uint64_t raised;  /* as in ov_inflight: the answer that tells the kernel of it was not sent */
 	uint32_t crashes; /* by its own fault, as far as can be told */
 	uint32_t deaths;  /* of any kind */
 	uint32_t useless; /* of those that had served nothing else since the death before */

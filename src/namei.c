@@ -591,6 +591,8 @@ static int instantiate(struct overlay *ov, struct ov_inode *parent, const char *
 				if (f->lower_name)
 					ov_inode_set(i, OV_I_LOWERNAMES);
 				i->nlookup += count;
+				if (count)
+					ov_inode_note_raised(i);
 				r = 0;
 			}
 		}
@@ -621,6 +623,8 @@ static int instantiate(struct overlay *ov, struct ov_inode *parent, const char *
 		ov_inode_set_key_locked(t, fresh, key);
 	pthread_mutex_unlock(&t->lock);
 	*out = i ? i : fresh;
+	if (count && r == 0)
+		ov_inode_note_raised(*out);
 	ov_inode_unref(t, fresh);
 	return r;
 }
@@ -658,10 +662,12 @@ static int lookup_known(struct overlay *ov, struct ov_inode *parent, const char 
 	pthread_mutex_lock(&ov->tab.lock);
 	d = ov_dentry_find_locked(&ov->tab, parent, name);
 	i = d ? d->inode : NULL;
-	if (i && count)
+	if (i && count) {
 		i->nlookup++;
-	else if (i)
+		ov_inode_note_raised(i);
+	} else if (i) {
 		i->refs++;
+	}
 	pthread_mutex_unlock(&ov->tab.lock);
 	if (!i)
 		return 0;
