@@ -189,13 +189,8 @@ int ov_supervise(const struct ov_supervised *s, bool again)
 	int code = EXIT_FAILURE, r;
 	sigset_t set;
 
-	sigemptyset(&set);
+	ov_daemon_signals(&set);
 	sigaddset(&set, SIGCHLD);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGHUP);
-	sigaddset(&set, SIGUSR1);
-	sigaddset(&set, SIGUSR2);
 	sigaddset(&set, SIGALRM);
 	(void)sigprocmask(SIG_BLOCK, &set, NULL);
 	r = start(&w, again);

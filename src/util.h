@@ -5,6 +5,7 @@
 /* Cleanup attributes and the few helpers that every floor uses. */
 
 #include <errno.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -54,5 +55,16 @@ static inline int ov_steal_fd(int *fd)
 		(p) = NULL;                   \
 		ov_stolen_;                   \
 	})
+
+/* What a daemon is told by signals: to end, to print its statistics, to renew its program. All its processes block these. */
+static inline void ov_daemon_signals(sigset_t *set)
+{
+	sigemptyset(set);
+	sigaddset(set, SIGTERM);
+	sigaddset(set, SIGINT);
+	sigaddset(set, SIGHUP);
+	sigaddset(set, SIGUSR1);
+	sigaddset(set, SIGUSR2);
+}
 
 #endif

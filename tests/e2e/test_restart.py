@@ -17,8 +17,6 @@ from faults import *
 ONLY = os.environ.get("OV_CHANGE", "")
 FAULTY = "it needs a program that can be told to die"
 OURS = "no other has a worker to be replaced"
-# What the daemon itself makes of a request that has no reply to wait for is not repeated: the names of an inode that the
-# kernel forgets. Nothing of it is seen.
 
 
 def has_resend():
