@@ -8,19 +8,32 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "log.h"
+
 #define US 1000ull
 #define QUICK_GAP (200 * US)    /* from an answer to the next request, sleep and waking included */
 #define LONG_GAP (5000 * US)    /* a pause in the work */
+#define FAR_GAP (15 * US)       /* if no other CPU had to be woken, the client did something else meanwhile */
+#define FAR_PAUSE (1000 * US)   /* it certainly did */
 #define QUICK_ENOUGH 4
 #define QUICK_MAX 16
 #define LOST_CORE (40 * US)     /* between two looks: somebody else had it */
 #define PAUSE (20 * 1000 * US)
 #define LOOK_INTERVAL (10 * 1000 * US)
-#define TRIAL_ROUNDS 4          /* asleep, awake, asleep, awake */
-#define TRIAL_LENGTH 150        /* requests a round */
-#define KEEP 6000               /* requests until the next trial */
+#define TRIAL_ROUNDS (2 * OV_WAIT_WAYS)
+#define TRIAL_LENGTH 50         /* requests a round */
+#define TRIAL_SLOW (300 * US)   /* a request that takes longer says nothing of how it was waited for */
+#define KEEP 8000u              /* requests until the next trial, if the last one has chosen something new */
+#define KEEP_MAX 500000u
+#define PATIENCE 2
+#define PATIENCE_MAX 1024
+#define CHECK 1024u             /* requests in which no more than so many moves pay */
+#define CHECK_MOVES 200u
+#define COMPANY 64              /* requests */
 
-static uint64_t now(void)
+static const char *const names[OV_WAIT_WAYS] = {"on the client's CPU", "asleep", "awake"};
+
+uint64_t ov_poller_now(void)
 {
 	struct timespec ts;
 
@@ -28,18 +41,60 @@ static uint64_t now(void)
 	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
 }
 
-void ov_poller_init(struct ov_poller *p, int fd, unsigned microseconds)
+static bool can(const struct ov_poller *p, enum ov_wait way)
+{
+	return p->ways & 1u << way;
+}
+
+/*
+ * Asleep is what near comes to where it does nothing: it is tried only where near is not to be had. And where the client's CPU
+ * has been gone to because it was far, there is nothing to try: for a while any way would be as fast as being near, which lasts
+ * over the trial and no longer.
+ */
+static bool is_tried(const struct ov_poller *p, unsigned way)
+{
+	if (can(p, OV_WAIT_NEAR))
+		return way == OV_WAIT_NEAR || (way == OV_WAIT_AWAKE && can(p, OV_WAIT_AWAKE) && !p->followed);
+	return can(p, (enum ov_wait)way);
+}
+
+static void begin_round(struct ov_poller *p, unsigned round)
+{
+	while (round < TRIAL_ROUNDS && !is_tried(p, round % OV_WAIT_WAYS))
+		round++;
+	p->round = round;
+	p->left = TRIAL_LENGTH;
+	if (round < TRIAL_ROUNDS)
+		p->way = (enum ov_wait)(round % OV_WAIT_WAYS);
+}
+
+static void begin_trial(struct ov_poller *p)
+{
+	for (unsigned way = 0; way < OV_WAIT_WAYS; way++) {
+		p->time[way] = 0;
+		p->n[way] = 0;
+	}
+	begin_round(p, 0);
+}
+
+void ov_poller_init(struct ov_poller *p, int fd, unsigned microseconds, bool follow)
 {
 	cpu_set_t set;
 
-	*p = (struct ov_poller){.fd = fd, .load_fd = -1, .cpus = 1};
+	*p = (struct ov_poller){.fd = fd, .load_fd = -1, .cpus = 1, .ways = 1u << OV_WAIT_ASLEEP, .way = OV_WAIT_ASLEEP,
+				.chosen = OV_WAIT_WAYS, .patience = PATIENCE, .check = CHECK, .away_next = KEEP};
 	if (sched_getaffinity(0, sizeof(set), &set) == 0)
 		p->cpus = (unsigned)CPU_COUNT(&set);
-	if (p->cpus < 2 || microseconds == 0)
+	if (p->cpus < 2)
 		return;
-	p->limit = microseconds * US;
-	p->left = TRIAL_LENGTH;
-	p->load_fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+	if (follow)
+		p->ways |= 1u << OV_WAIT_NEAR;
+	if (microseconds) {
+		p->ways |= 1u << OV_WAIT_AWAKE;
+		p->limit = microseconds * US;
+		p->load_fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+	}
+	begin_trial(p);
 }
 
 void ov_poller_destroy(struct ov_poller *p)
@@ -70,9 +125,9 @@ void ov_poller_wait(struct ov_poller *p)
 	struct pollfd pfd = {.fd = p->fd, .events = POLLIN};
 	uint64_t start, last, t;
 
-	if (!p->awake || p->quick < QUICK_ENOUGH)
+	if (p->way != OV_WAIT_AWAKE || p->quick < QUICK_ENOUGH)
 		return;
-	start = last = now();
+	start = last = ov_poller_now();
 	if (start < p->pause)
 		return;
 	if (start >= p->look_again) {
@@ -83,7 +138,7 @@ void ov_poller_wait(struct ov_poller *p)
 		}
 	}
 	while (poll(&pfd, 1, 0) == 0) {
-		t = now();
+		t = ov_poller_now();
 		if (t - last > LOST_CORE) {
 			p->pause = t + PAUSE;
 			return;
@@ -96,22 +151,44 @@ void ov_poller_wait(struct ov_poller *p)
 	}
 }
 
-/* A round of requests is over. Awake must be clearly faster: it costs the time of a core. */
+static unsigned mean(const struct ov_poller *p, enum ov_wait way)
+{
+	return p->n[way] ? (unsigned)(p->time[way] / p->n[way]) : 0;
+}
+
+static void choose(struct ov_poller *p, enum ov_wait way)
+{
+	if (way != p->chosen)
+		p->keep = KEEP;
+	else if (p->keep < KEEP_MAX)
+		p->keep *= 2;
+	p->way = p->chosen = way;
+	p->round = TRIAL_ROUNDS;
+	p->left = p->keep;
+}
+
+/* The trial is over. Awake must be clearly faster: it costs the time of a core. */
+static void decide(struct ov_poller *p)
+{
+	enum ov_wait best = can(p, OV_WAIT_NEAR) ? OV_WAIT_NEAR : OV_WAIT_ASLEEP;
+	unsigned other = mean(p, best), awake = mean(p, OV_WAIT_AWAKE);
+
+	if (awake && other && awake / 93 < other / 100)
+		best = OV_WAIT_AWAKE;
+	ov_debug("waiting for requests %s: awake %u ns, else %u ns each", names[best], awake, other);
+	choose(p, best);
+}
+
 static void next_round(struct ov_poller *p)
 {
-	if (p->round >= TRIAL_ROUNDS) { /* begin a new trial */
-		p->round = 0;
-		p->time[0] = p->time[1] = 0;
-		p->n[0] = p->n[1] = 0;
-	} else {
-		p->round++;
-	}
-	p->left = TRIAL_LENGTH;
-	p->awake = p->round & 1;
-	if (p->round < TRIAL_ROUNDS)
+	if (p->round >= TRIAL_ROUNDS) {
+		begin_trial(p);
 		return;
-	p->left = KEEP;
-	p->awake = p->n[0] && p->n[1] && p->time[1] / p->n[1] * 100 < p->time[0] / p->n[0] * 93;
+	}
+	p->ask |= !p->followed && p->way == OV_WAIT_NEAR && p->round == OV_WAIT_NEAR;
+	begin_round(p, p->round + 1);
+	if (p->round >= TRIAL_ROUNDS)
+		decide(p);
 }
 
 /* Count a request into the round, pauses of the clients left out. */
@@ -121,32 +198,114 @@ static void count(struct ov_poller *p, uint64_t t)
 
 	p->last = t;
 	if (period < LONG_GAP) {
-		p->time[p->awake] += period;
-		p->n[p->awake]++;
+		p->time[p->way] += period < TRIAL_SLOW ? period : TRIAL_SLOW;
+		p->n[p->way]++;
 	}
 	if (--p->left == 0)
 		next_round(p);
 }
 
-void ov_poller_read(struct ov_poller *p)
+/* Where clients do not stay on their CPUs, to move after them all the time is slower than to stay away. */
+static void check_moves(struct ov_poller *p)
 {
-	uint64_t t, gap;
-
-	if (!p->limit)
+	if (--p->check > 0)
 		return;
-	t = now();
+	p->check = CHECK;
+	if (p->moves > CHECK_MOVES) {
+		ov_debug("clients do not stay on their CPUs: %u moves in %u requests", p->moves, CHECK);
+		p->ways &= ~(1u << OV_WAIT_NEAR);
+		p->followed = false;
+		p->away = p->away_next;
+		if (p->away_next < KEEP_MAX)
+			p->away_next *= 2;
+		begin_trial(p);
+	}
+	p->moves = 0;
+}
+
+/* After a while they may. */
+static void count_away(struct ov_poller *p)
+{
+	if (p->away == 0 || --p->away > 0)
+		return;
+	p->ways |= 1u << OV_WAIT_NEAR;
+	begin_trial(p);
+}
+
+void ov_poller_read(struct ov_poller *p, uint64_t t, bool kernel)
+{
+	uint64_t gap = t - p->done;
+
+	if (p->ways == 1u << OV_WAIT_ASLEEP)
+		return;
+	if (p->company) {
+		p->company--;
+		p->last = t;
+		return;
+	}
 	count(p, t);
-	gap = t - p->done;
+	count_away(p);
 	if (gap > LONG_GAP)
 		p->quick = 0;
 	else if (gap > QUICK_GAP)
 		p->quick /= 2;
 	else if (p->quick < QUICK_MAX)
 		p->quick++;
+	if (!ov_poller_is_near(p) || kernel || gap > FAR_PAUSE)
+		return;
+	check_moves(p);
+	if (gap > FAR_GAP)
+		p->far++;
+	else if (p->far)
+		p->far--;
 }
 
-void ov_poller_done(struct ov_poller *p)
+void ov_poller_done(struct ov_poller *p, uint64_t t)
 {
-	if (p->limit)
-		p->done = now();
+	p->done = t;
+}
+
+void ov_poller_has_company(struct ov_poller *p)
+{
+	p->company = COMPANY;
+}
+
+bool ov_poller_is_far(const struct ov_poller *p)
+{
+	return ov_poller_is_near(p) && p->far >= p->patience;
+}
+
+bool ov_poller_asks(const struct ov_poller *p)
+{
+	return p->company == 0 && (p->ask || ov_poller_is_far(p));
+}
+
+void ov_poller_looked(struct ov_poller *p, enum ov_looked found)
+{
+	bool asked = p->ask;
+
+	p->ask = false;
+	p->far = 0;
+	switch (found) {
+	case OV_LOOKED_MOVED:
+		p->moves++;
+		p->patience = PATIENCE;
+		if (!p->followed) {
+			p->followed = true;
+			choose(p, OV_WAIT_NEAR);
+		}
+		break;
+	case OV_LOOKED_WAS_NEAR:
+		if (asked && p->round < TRIAL_ROUNDS)
+			choose(p, OV_WAIT_NEAR);
+		/* else it does something else between its requests */
+		if (!asked && p->patience < PATIENCE_MAX)
+			p->patience *= 2;
+		break;
+	case OV_LOOKED_APART:
+		break;
+	case OV_LOOKED_IN_VAIN:
+		if (p->patience < PATIENCE_MAX)
+			p->patience *= 8;
+	}
 }

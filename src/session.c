@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 
 #include "inflight.h"
+#include "leader.h"
 #include "log.h"
 #include "mountns.h"
 #include "ops.h"
@@ -41,6 +42,7 @@ struct ov_session;
 struct ov_thread {
 	struct ov_session *s;
 	struct ov_inflight *inflight; /* in the ledger: what it is at */
+	struct ov_seat seat;
 	pthread_t id;
 };
 
@@ -65,16 +67,12 @@ struct ov_session {
 	uint64_t served;          /* requests, at the last death of a worker */
 	int *fds;                 /* those that a worker starts with: all others are left by the one before it */
 	size_t nfds;
-	/*
-	 * Leader and followers: who holds LEADER reads the next request and serves it. Before something slow it hands LEADER
-	 * on, so that another thread reads; cheap requests stay on the thread whose caches are warm.
-	 */
-	pthread_mutex_t leader;
+	struct ov_leader leader;
 	pthread_mutex_t buffers_lock;
 	void *buffers[THREADS_MAX]; /* to read requests into, that nobody is using: as many as were ever served at a time */
 	unsigned nbuffers;
-	struct ov_poller poller;  /* under LEADER */
-	uint32_t last_pid;        /* of the requests, under LEADER */
+	struct ov_poller poller;  /* the leader's, as are the next two */
+	uint32_t last_pid;        /* of the requests */
 	unsigned mixed;           /* so many more requests are expected to have company */
 	struct ov_uring *uring;   /* or NULL */
 	bool uring_on;            /* it serves most requests */
@@ -82,6 +80,7 @@ struct ov_session {
 };
 
 static __thread bool is_leader;
+static __thread struct ov_thread *self; /* NULL in those that do not read */
 
 /* Requests for which two clients that take turns count as working side by side. */
 #define SIDE_BY_SIDE 64
@@ -97,7 +96,7 @@ static void hand_on(void *arg)
 
 	if (is_leader && thread_total(s) > 1) {
 		is_leader = false;
-		pthread_mutex_unlock(&s->leader);
+		ov_leader_hand_on(&s->leader, &self->seat);
 	}
 }
 
@@ -206,8 +205,11 @@ static void share_work(struct ov_session *s, const struct fuse_buf *buf)
 	if (s->mixed == 0)
 		return;
 	s->mixed--;
-	if (poll(&pfd, 1, 0) > 0 && (pfd.revents & POLLIN))
-		hand_on(s);
+	if (poll(&pfd, 1, 0) <= 0 || !(pfd.revents & POLLIN))
+		return;
+	ov_poller_has_company(&s->poller);
+	ov_seat_leave_cpu(&self->seat);
+	hand_on(s);
 }
 
 /* ---- serving ---- */
@@ -313,6 +315,16 @@ static void serve_one(struct ov_session *s, struct fuse_buf *buf)
 	}
 }
 
+static void init_poller(struct ov_session *s)
+{
+	bool follow = s->params->client_cpu && !s->params->single_thread && ov_thread_cpu((uint32_t)getpid()) >= 0;
+
+	if (s->uring_on)
+		ov_poller_init(&s->poller, s->fd, 0, false);
+	else
+		ov_poller_init(&s->poller, s->fd, s->params->poll, follow);
+}
+
 /* What comes here beside io_uring is FORGET: let some gather, the kernel then sends them in one. */
 static void let_gather(struct ov_session *s)
 {
@@ -320,11 +332,52 @@ static void let_gather(struct ov_session *s)
 
 	if (ov_uring_failed(s->uring)) { /* then everything comes here */
 		s->uring_on = false;
-		ov_poller_init(&s->poller, s->fd, s->params->poll);
+		init_poller(s);
 		return;
 	}
 	if (poll(&pfd, 1, -1) > 0 && pfd.revents == POLLIN)
 		poll(NULL, 0, GATHER_MS);
+}
+
+static void lead(struct ov_session *s)
+{
+	ov_leader_take(&s->leader, &self->seat);
+	is_leader = true;
+	if (!ov_poller_is_near(&s->poller))
+		ov_seat_leave_cpu(&self->seat);
+}
+
+/* A request has been answered, and where its client is matters: the lead goes there, if it can. */
+static void follow_client(struct ov_session *s)
+{
+	int cpu = ov_thread_cpu(s->last_pid), here = self->seat.cpu >= 0 ? self->seat.cpu : sched_getcpu();
+	struct ov_seat *next = NULL;
+
+	if (cpu == here && cpu >= 0) {
+		ov_poller_looked(&s->poller, OV_LOOKED_WAS_NEAR);
+		return;
+	}
+	if (!ov_poller_is_far(&s->poller)) {
+		ov_poller_looked(&s->poller, OV_LOOKED_APART);
+		return;
+	}
+	if (cpu >= 0)
+		next = ov_leader_choose(&s->leader, cpu);
+	ov_poller_looked(&s->poller, next ? OV_LOOKED_MOVED : OV_LOOKED_IN_VAIN);
+	if (!next)
+		return;
+	is_leader = false;
+	ov_leader_call(next);
+}
+
+/* A request has been served by the leader. */
+static void look_around(struct ov_session *s)
+{
+	ov_poller_done(&s->poller, ov_poller_now());
+	if (self->seat.cpu >= 0 && !ov_poller_is_near(&s->poller))
+		ov_seat_leave_cpu(&self->seat);
+	if (ov_poller_asks(&s->poller))
+		follow_client(s);
 }
 
 static void *worker(void *arg)
@@ -334,9 +387,9 @@ static void *worker(void *arg)
 	struct fuse_buf buf = {.mem = NULL};
 
 	ov_inflight_attach(s->ov->ledger, t->inflight);
-
-	pthread_mutex_lock(&s->leader);
-	is_leader = true;
+	ov_seat_init(&t->seat);
+	self = t;
+	lead(s);
 	while (!fuse_session_exited(s->se)) {
 		int n;
 
@@ -356,19 +409,18 @@ static void *worker(void *arg)
 			__atomic_store_n(&s->unmounted, true, __ATOMIC_RELEASE);
 		if (n <= 0)
 			break;
-		ov_poller_read(&s->poller);
+		ov_poller_read(&s->poller, ov_poller_now(), ((const struct fuse_in_header *)buf.mem)->pid == 0);
 		serve_one(s, &buf);
+		if (is_leader)
+			look_around(s);
 		if (!is_leader) {
 			give_buffer(s, &buf);
-			pthread_mutex_lock(&s->leader);
-			is_leader = true;
-		} else {
-			ov_poller_done(&s->poller);
+			lead(s);
 		}
 	}
 	is_leader = false;
 	fuse_session_exit(s->se);
-	pthread_mutex_unlock(&s->leader);
+	ov_leader_hand_on(&s->leader, &t->seat); /* so that the others find that out, too */
 	give_buffer(s, &buf);
 	ov_ops_thread_end();
 	__atomic_add_fetch(&s->ended, 1, __ATOMIC_RELEASE);
@@ -643,7 +695,7 @@ static struct ov_session *new_session(struct overlay *ov, const struct ov_params
 	s->front.owner = getuid();
 	s->front.upgrade = ask_upgrade;
 	s->front.upgrade_arg = s;
-	pthread_mutex_init(&s->leader, NULL);
+	ov_leader_init(&s->leader);
 	pthread_mutex_init(&s->buffers_lock, NULL);
 	s->event = eventfd(0, EFD_CLOEXEC);
 	set_hooks(s);
@@ -945,7 +997,7 @@ int ov_session_start(struct ov_session *s, bool again)
 			return r;
 	}
 	ov_inflight_watch_crashes();
-	ov_poller_init(&s->poller, s->fd, s->uring_on ? 0 : s->params->poll);
+	init_poller(s);
 	for (unsigned n = 0; n < want; n++) {
 		int r;
 
@@ -1106,6 +1158,12 @@ int ov_session_serve(struct ov_session *s)
 	return what == SERVE_RENEW ? OV_SESSION_RENEW : 0;
 }
 
+static void join_thread(struct ov_thread *t)
+{
+	pthread_join(t->id, NULL);
+	ov_seat_destroy(&t->seat);
+}
+
 void ov_session_free(struct ov_session *s)
 {
 	if (!s)
@@ -1120,7 +1178,7 @@ void ov_session_free(struct ov_session *s)
 			return; /* a thread still waits in read(): the process ends now and with it the connection */
 		}
 		for (unsigned n = 0; n < s->nthreads; n++)
-			pthread_join(s->threads[n].id, NULL);
+			join_thread(&s->threads[n]);
 	}
 	if (!ov_uring_free(s->uring)) {
 		free(s->mountpoint);
@@ -1138,7 +1196,7 @@ void ov_session_free(struct ov_session *s)
 	while (s->nbuffers)
 		free(s->buffers[--s->nbuffers]);
 	pthread_mutex_destroy(&s->buffers_lock);
-	pthread_mutex_destroy(&s->leader);
+	ov_leader_destroy(&s->leader);
 	free(s->mountpoint);
 	free(s);
 }

@@ -331,7 +331,7 @@ class Layers(Overlay):
         self.lower_before = tree_snapshot(self.l(), ino=True)
 
     def option_string(self, opts=None):
-        return super().option_string(opts) + ("" if self.supervise else ",nosupervise")
+        return super().option_string(opts) + ",client_cpu=0" + ("" if self.supervise else ",nosupervise")
 
     def fresh(self, change):
         """New upper and work directories with CHANGE prepared, mounted; nothing fails yet."""

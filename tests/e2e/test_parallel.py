@@ -706,5 +706,49 @@ def test_threads_of_one_process():
         same_ever_after(ov)
 
 
+def daemon_affinities():
+    """The CPUs that each thread of the program may use: other tests' are in other pid namespaces."""
+    exe, sets = os.path.realpath(program()), []
+    for p in glob.glob("/proc/[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(p + "/exe") == exe:
+                sets += [os.sched_getaffinity(int(t)) for t in os.listdir(p + "/task")]
+    return sets
+
+
+def changing_cpus(base, rounds):
+    """Many small changes, each round on the next CPU that we may use."""
+    cpus = sorted(os.sched_getaffinity(0))
+    for r in range(rounds):
+        os.sched_setaffinity(0, {cpus[r % len(cpus)]})
+        for i in range(60):
+            p = "%s/%d-%d" % (base, r, i)
+            write(p, str(i))
+            os.rename(p, p + "+")
+            eq(read(p + "+"), b"%d" % i)
+            if i % 2:
+                os.unlink(p + "+")
+    os.sched_setaffinity(0, cpus)
+
+
+@test(only_ours="it has no daemon")
+def test_clients_that_change_their_cpu():
+    """The daemon follows: alone, side by side, and when it is told not to."""
+    mine = os.sched_getaffinity(0)
+    for opts in ("client_cpu=1,poll=0", "client_cpu=1", "client_cpu=0"):
+        with Overlay({"low/f": "f"}, opts=opts) as ov:
+            for w in range(3):
+                os.mkdir(ov.m("d%d" % w))
+            changing_cpus(ov.m("d0"), 20)
+            crowd(2, lambda w: changing_cpus(ov.m("d%d" % (w + 1)), 10))
+            changing_cpus(ov.m("d1"), 20)
+            sets = daemon_affinities()
+            ok(len(sets) >= 2, sets)
+            for s in sets:  # where it was, or on one of them
+                ok(s == mine or (opts != "client_cpu=0" and len(s) == 1 and s <= mine), (opts, sets))
+            eq([len(names(ov.m("d%d" % w))) for w in range(3)], [600, 600, 300])
+            same_ever_after(ov)
+
+
 if __name__ == "__main__":
     main()

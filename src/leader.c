@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "leader.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "log.h"
+
+#define STAT_CPU 39 /* the field of /proc/PID/stat, counted from 1 */
+
+void ov_leader_init(struct ov_leader *l)
+{
+	*l = (struct ov_leader){.led = false};
+	pthread_mutex_init(&l->lock, NULL);
+}
+
+void ov_leader_destroy(struct ov_leader *l)
+{
+	pthread_mutex_destroy(&l->lock);
+}
+
+void ov_seat_init(struct ov_seat *seat)
+{
+	*seat = (struct ov_seat){.tid = gettid(), .cpu = -1};
+	sem_init(&seat->called, 0, 0);
+}
+
+void ov_seat_destroy(struct ov_seat *seat)
+{
+	sem_destroy(&seat->called);
+}
+
+static bool stay(struct ov_seat *seat, int cpu)
+{
+	cpu_set_t set;
+
+	if (seat->cpu == cpu)
+		return true;
+	if (cpu >= CPU_SETSIZE)
+		return false;
+	if (seat->cpu < 0 && sched_getaffinity(seat->tid, sizeof(seat->allowed), &seat->allowed) < 0)
+		return false;
+	if (!CPU_ISSET(cpu, &seat->allowed))
+		return false;
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(seat->tid, sizeof(set), &set) < 0)
+		return false;
+	seat->cpu = cpu;
+	return true;
+}
+
+static void go_free(struct ov_seat *seat)
+{
+	if (seat->cpu < 0)
+		return;
+	seat->cpu = -1;
+	if (sched_setaffinity(seat->tid, sizeof(seat->allowed), &seat->allowed) == 0)
+		return;
+	memset(&seat->allowed, 0xff, sizeof(seat->allowed)); /* what was allowed is no more; the kernel takes of this what is */
+	if (sched_setaffinity(seat->tid, sizeof(seat->allowed), &seat->allowed) < 0)
+		ov_debug("a thread stays on its CPU: %s", strerror(errno));
+}
+
+void ov_seat_leave_cpu(struct ov_seat *seat)
+{
+	go_free(seat);
+}
+
+/* Take one from the stack, under the lock: one that is on CPU already, if there is one. NULL: nobody waits. */
+static struct ov_seat *pick(struct ov_leader *l, int cpu)
+{
+	struct ov_seat **at = &l->waiting, *seat;
+
+	while (*at && (*at)->cpu != cpu)
+		at = &(*at)->below;
+	if (!*at)
+		at = &l->waiting;
+	seat = *at;
+	if (seat)
+		*at = seat->below;
+	return seat;
+}
+
+void ov_leader_take(struct ov_leader *l, struct ov_seat *seat)
+{
+	bool vacant;
+
+	pthread_mutex_lock(&l->lock);
+	vacant = !l->led;
+	if (vacant) {
+		l->led = true;
+	} else {
+		seat->below = l->waiting;
+		l->waiting = seat;
+	}
+	pthread_mutex_unlock(&l->lock);
+	if (vacant)
+		return;
+	while (sem_wait(&seat->called) < 0)
+		; /* EINTR */
+}
+
+void ov_leader_hand_on(struct ov_leader *l, struct ov_seat *seat)
+{
+	struct ov_seat *next;
+
+	pthread_mutex_lock(&l->lock);
+	next = pick(l, seat->cpu);
+	if (!next)
+		l->led = false;
+	else if (seat->cpu < 0 || !stay(next, seat->cpu))
+		go_free(next);
+	pthread_mutex_unlock(&l->lock);
+	if (next)
+		sem_post(&next->called);
+	go_free(seat);
+}
+
+struct ov_seat *ov_leader_choose(struct ov_leader *l, int cpu)
+{
+	struct ov_seat *next;
+
+	pthread_mutex_lock(&l->lock);
+	next = pick(l, cpu);
+	if (next && !stay(next, cpu)) { /* now, while it sleeps: to be moved later would wake a thread of the kernel */
+		next->below = l->waiting;
+		l->waiting = next;
+		next = NULL;
+	}
+	pthread_mutex_unlock(&l->lock);
+	return next;
+}
+
+void ov_leader_call(struct ov_seat *next)
+{
+	sem_post(&next->called);
+}
+
+int ov_thread_cpu(uint32_t tid)
+{
+	ov_cleanup_fd int fd = -1;
+	char text[1024], *p;
+	ssize_t n;
+
+	snprintf(text, sizeof(text), "/proc/%u/stat", tid);
+	fd = open(text, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	n = read(fd, text, sizeof(text) - 1);
+	if (n <= 0)
+		return -1;
+	text[n] = '\0';
+	p = strrchr(text, ')'); /* the name before it may have anything in it */
+	for (int field = 2; p && field < STAT_CPU; field++)
+		p = strchr(p + 1, ' ');
+	return p ? atoi(p + 1) : -1;
+}
