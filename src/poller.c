@@ -30,6 +30,9 @@
 #define CHECK 1024u             /* requests in which no more than so many moves pay */
 #define CHECK_MOVES 200u
 #define COMPANY 64              /* requests */
+#define SHARING_ROUNDS 4        /* side by side, by one thread, and both again */
+#define SHARING_LENGTH 64       /* requests a round */
+#define SHARING_SLOW (20000 * US)
 
 static const char *const names[OV_WAIT_WAYS] = {"on the client's CPU", "asleep", "awake"};
 
@@ -82,7 +85,8 @@ void ov_poller_init(struct ov_poller *p, int fd, unsigned microseconds, bool fol
 	cpu_set_t set;
 
 	*p = (struct ov_poller){.fd = fd, .load_fd = -1, .cpus = 1, .ways = 1u << OV_WAIT_ASLEEP, .way = OV_WAIT_ASLEEP,
-				.chosen = OV_WAIT_WAYS, .patience = PATIENCE, .check = CHECK, .away_next = KEEP};
+				.chosen = OV_WAIT_WAYS, .patience = PATIENCE, .check = CHECK, .away_next = KEEP, .shares = true,
+				.sharing_left = SHARING_LENGTH, .sharing_keep = KEEP};
 	if (sched_getaffinity(0, sizeof(set), &set) == 0)
 		p->cpus = (unsigned)CPU_COUNT(&set);
 	if (p->cpus < 2)
@@ -232,6 +236,44 @@ static void count_away(struct ov_poller *p)
 	begin_trial(p);
 }
 
+static void next_sharing_round(struct ov_poller *p)
+{
+	uint64_t *time = p->sharing_time;
+	unsigned *n = p->sharing_n;
+	bool shares;
+
+	p->sharing_left = SHARING_LENGTH;
+	if (p->sharing_round++ >= SHARING_ROUNDS) {
+		p->sharing_round = 0;
+		time[0] = time[1] = n[0] = n[1] = 0;
+	}
+	shares = p->sharing_round % 2 == 0;
+	if (p->sharing_round == SHARING_ROUNDS) {
+		shares = !n[0] || !n[1] || time[1] / n[1] * 100 < time[0] / n[0] * 95;
+		ov_debug("clients side by side: by several threads %u ns, by one %u ns each", n[1] ? (unsigned)(time[1] / n[1]) : 0,
+			 n[0] ? (unsigned)(time[0] / n[0]) : 0);
+		p->sharing_left = p->sharing_keep;
+		if (p->sharing_keep < KEEP_MAX)
+			p->sharing_keep *= 2;
+	}
+	p->shares = shares;
+}
+
+/* Of those alone that waited already when the one before them was read: no pause of the clients is in their time. */
+static void count_shared(struct ov_poller *p, uint64_t t)
+{
+	uint64_t period = t - p->last;
+
+	p->last = t;
+	if (!p->waits)
+		return;
+	p->waits = false;
+	p->sharing_time[p->shares] += period < SHARING_SLOW ? period : SHARING_SLOW;
+	p->sharing_n[p->shares]++;
+	if (--p->sharing_left == 0)
+		next_sharing_round(p);
+}
+
 void ov_poller_read(struct ov_poller *p, uint64_t t, bool kernel)
 {
 	uint64_t gap = t - p->done;
@@ -240,7 +282,7 @@ void ov_poller_read(struct ov_poller *p, uint64_t t, bool kernel)
 		return;
 	if (p->company) {
 		p->company--;
-		p->last = t;
+		count_shared(p, t);
 		return;
 	}
 	count(p, t);
@@ -265,9 +307,11 @@ void ov_poller_done(struct ov_poller *p, uint64_t t)
 	p->done = t;
 }
 
-void ov_poller_has_company(struct ov_poller *p)
+bool ov_poller_has_company(struct ov_poller *p)
 {
 	p->company = COMPANY;
+	p->waits = true;
+	return p->shares;
 }
 
 bool ov_poller_is_far(const struct ov_poller *p)

@@ -207,7 +207,8 @@ static void share_work(struct ov_session *s, const struct fuse_buf *buf)
 	s->mixed--;
 	if (poll(&pfd, 1, 0) <= 0 || !(pfd.revents & POLLIN))
 		return;
-	ov_poller_has_company(&s->poller);
+	if (!ov_poller_has_company(&s->poller))
+		return;
 	ov_seat_leave_cpu(&self->seat);
 	hand_on(s);
 }

@@ -199,6 +199,41 @@ START_TEST(test_is_nobodys_with_several_clients)
 }
 END_TEST
 
+/* Requests that wait already, and take so long each when threads serve them side by side, or one after the other. */
+static void crowd(struct machine *m, unsigned n, uint64_t shared, uint64_t alone)
+{
+	while (n--) {
+		bool shares = ov_poller_has_company(&m->p);
+
+		m->now += shares ? shared : alone;
+		ov_poller_read(&m->p, m->now, false);
+		ov_poller_done(&m->p, m->now);
+		if (n % 100 == 0) {
+			m->now += 1000000 * US; /* a pause, which is not counted */
+			ov_poller_read(&m->p, m->now, false);
+			ov_poller_done(&m->p, m->now);
+		}
+	}
+}
+
+START_TEST(test_shares_work_where_that_is_faster)
+{
+	struct machine m = {.near = 4 * US, .apart = 40 * US, .awake = 20 * US, .reachable = true};
+
+	begin(&m, 50, true);
+	if (!has_cores(&m))
+		return;
+	ck_assert(ov_poller_has_company(&m.p));
+	crowd(&m, 500, 20 * US, 10 * US);
+	ck_assert(!ov_poller_has_company(&m.p));
+	crowd(&m, 10000, 8 * US, 10 * US);
+	ck_assert(ov_poller_has_company(&m.p));
+	crowd(&m, 20000, 4000 * US, 7000 * US); /* they wait for a disk */
+	ck_assert(ov_poller_has_company(&m.p));
+	ov_poller_destroy(&m.p);
+}
+END_TEST
+
 /* ---- the leader ---- */
 
 #define THREADS 5
@@ -362,6 +397,7 @@ Suite *waiting_suite(void)
 	tcase_add_test(tc, test_is_awake_where_that_is_faster);
 	tcase_add_test(tc, test_sleeps_where_nothing_else_is_wanted);
 	tcase_add_test(tc, test_is_nobodys_with_several_clients);
+	tcase_add_test(tc, test_shares_work_where_that_is_faster);
 	tcase_add_test(tc, test_one_leads);
 	tcase_add_test(tc, test_nobody_can_be_chosen);
 	tcase_add_test(tc, test_cpu_of_a_thread);
