@@ -569,7 +569,6 @@ int ov_tmpfile(struct overlay *ov, struct ov_inode *parent, mode_t mode, const s
 	i = ov_inode_new(&ov->tab, S_IFREG);
 	if (!i)
 		return -ENOMEM;
-	i->nlookup = 1;
 	i->rparent = ov_rdir_ref(ov->roots[0]);
 	i->flags |= OV_I_UPPER | OV_I_NOPROT | OV_I_UNLINKED | OV_I_TMPFILE;
 	i->ino = ov_make_ino(ov, &ov->layers[0], out->attr.stx_ino);
@@ -583,7 +582,9 @@ int ov_tmpfile(struct overlay *ov, struct ov_inode *parent, mode_t mode, const s
 	ov_attr_to_view(ov, i->ino, false, &out->attr);
 	out->nodeid = i->nodeid;
 	ov_inode_insert(&ov->tab, i);
-	ov_inode_note_raised(i);
+	pthread_mutex_lock(&ov->tab.lock);
+	ov_inode_raise_locked(&ov->tab, i);
+	pthread_mutex_unlock(&ov->tab.lock);
 	return 0;
 }
 
@@ -635,10 +636,8 @@ static int adopt_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *p
 	r = ov_dentry_add_locked(&ov->tab, parent, name, i, false);
 	if (r == -EEXIST && ov_dentry_find_locked(&ov->tab, parent, name)->inode == i)
 		r = 0; /* made and noted by a worker that died before it could say so */
-	if (r == 0) {
-		i->nlookup++;
-		ov_inode_note_raised(i);
-	}
+	if (r == 0)
+		ov_inode_raise_locked(&ov->tab, i);
 	pthread_mutex_unlock(&ov->tab.lock);
 	if (r < 0)
 		return r;
@@ -971,8 +970,7 @@ static int find_to_remove(struct overlay *ov, struct ov_inode *parent, const cha
 	pthread_mutex_lock(&ov->tab.lock);
 	d = ov_dentry_find_locked(&ov->tab, parent, name);
 	if (d && ov_inode_is(d->inode, OV_I_UPPER) && !ov_inode_is(d->inode, OV_I_STALE)) {
-		d->inode->nlookup++;
-		ov_inode_note_raised(d->inode);
+		ov_inode_raise_locked(&ov->tab, d->inode);
 		out->nodeid = d->inode->nodeid;
 	} else {
 		d = NULL;

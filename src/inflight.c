@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <string.h>
 
+#include "crash.h"
 #include "log.h"
 
 #define CRASHES_MAX 2  /* a request at which so many workers have crashed is refused */
@@ -17,7 +18,7 @@ void ov_inflight_attach(struct ov_ledger *l, struct ov_inflight *at)
 {
 	ledger = l;
 	inflight = at;
-	ov_inode_notes_raised_in(&at->raised);
+	ov_inode_notes_raised_in(&at->nraised, l->raised[at - l->inflight]);
 }
 
 static struct ov_strike *find_strike(struct ov_ledger *l, uint64_t unique)
@@ -53,14 +54,31 @@ void ov_inflight_note_made(struct overlay *ov)
 	ov_forget_rename(ov);
 }
 
-/* The kernel gives a request again whose answer it has not got: what that would have told it of does not count. */
-static void lower_count(struct overlay *ov, struct ov_strike *strike)
+/*
+ * What request S was found to have counted when its worker died is kept, and counts, until the kernel gives the request again
+ * (or takes an error for it): then it has not got the answer, and what that would have told it of does not count. A request
+ * that is not given again was answered, but for one: the kernel drops it if its caller is killed while it waits to be read
+ * again. The two cannot be told apart, so what that one has counted stays known until the mount ends; that does less harm than
+ * to lose an inode that the kernel knows.
+ */
+static void keep_raised(struct ov_ledger *l, struct ov_strike *s, const struct ov_inflight *at)
 {
-	uint64_t nodeid = strike->raised;
+	const uint64_t *from = l->raised[at - l->inflight];
+	uint64_t *to = l->strike_raised[s - l->strikes];
 
-	strike->raised = 0;
-	if (nodeid)
-		ov_forget(ov, nodeid, 1);
+	for (uint32_t n = 0; n < at->nraised && n < OV_LEDGER_RAISED && s->nraised < OV_LEDGER_RAISED; n++)
+		if (from[n])
+			to[s->nraised++] = from[n]; /* behind what is left of those before, where lowering them was cut short */
+}
+
+static void lower_counts(struct overlay *ov, struct ov_strike *s)
+{
+	uint64_t *nodeids = ov->ledger->strike_raised[s - ov->ledger->strikes];
+
+	for (uint32_t n = 0; n < s->nraised && n < OV_LEDGER_RAISED; n++)
+		if (nodeids[n])
+			ov_inode_forget_noted(&ov->tab, nodeids[n], 1, &nodeids[n]);
+	s->nraised = 0;
 }
 
 bool ov_inflight_settled(struct overlay *ov, int fd, const struct ov_request *rq)
@@ -70,7 +88,7 @@ bool ov_inflight_settled(struct overlay *ov, int fd, const struct ov_request *rq
 	char path[512];
 
 	if (strike)
-		lower_count(ov, strike);
+		lower_counts(ov, strike);
 
 	if (!strike || (!done && strike->crashes < CRASHES_MAX && strike->useless < USELESS_MAX))
 		return false;
@@ -88,12 +106,13 @@ void ov_inflight_begin(const struct ov_request *rq)
 	inflight->nodeid = rq->nodeid;
 	inflight->opcode = rq->opcode;
 	inflight->done = 0;
-	inflight->raised = 0;
+	inflight->nraised = 0;
 	__atomic_store_n(&inflight->unique, rq->unique & ~OV_UNIQUE_RESEND, __ATOMIC_RELEASE);
 }
 
 void ov_inflight_end(const struct ov_request *rq)
 {
+	OV_CRASH("request.answered");
 	if (!inflight)
 		return;
 	if (rq->unique & OV_UNIQUE_RESEND) {
@@ -166,7 +185,7 @@ bool ov_inflight_bury(struct ov_ledger *l, int sig, uint64_t *served_before)
 		strike->useless = progress ? 0 : strike->useless + 1;
 		strike->crashes += crash && (!l->blame || l->blame == at->unique);
 		strike->done |= at->done;
-		strike->raised = at->raised;
+		keep_raised(l, strike, at);
 		at->unique = 0;
 	}
 	l->blame = 0;
@@ -174,12 +193,18 @@ bool ov_inflight_bury(struct ov_ledger *l, int sig, uint64_t *served_before)
 	return progress;
 }
 
-unsigned ov_inflight_refuse_all(struct ov_ledger *l, int fd)
+unsigned ov_inflight_refuse_all(struct overlay *ov, int fd)
 {
+	struct ov_ledger *l = ov->ledger;
 	unsigned refused = 0;
 
-	for (unsigned n = 0; n < OV_LEDGER_STRIKES; n++)
-		if (l->strikes[n].unique && l->strikes[n].restart == l->restarts)
-			refused += ov_transport_refuse(fd, l->strikes[n].unique, -EIO) == 0;
+	for (unsigned n = 0; n < OV_LEDGER_STRIKES; n++) {
+		struct ov_strike *s = &l->strikes[n];
+
+		if (!s->unique || s->restart != l->restarts || ov_transport_refuse(fd, s->unique, -EIO) < 0)
+			continue;
+		lower_counts(ov, s);
+		refused++;
+	}
 	return refused;
 }

@@ -36,6 +36,6 @@ bool ov_inflight_bury(struct ov_ledger *l, int signal, uint64_t *served);
 void ov_inflight_note_made(struct overlay *ov);
 
 /* Answer everything that the last worker was at with EIO on FD; how many requests that were. */
-unsigned ov_inflight_refuse_all(struct ov_ledger *l, int fd);
+unsigned ov_inflight_refuse_all(struct overlay *ov, int fd);
 
 #endif

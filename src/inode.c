@@ -4,6 +4,8 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "crash.h"
+
 #define OV_TABLE_START 256 /* buckets; a power of two */
 
 static uint64_t mix(uint64_t x)
@@ -370,34 +372,115 @@ struct ov_inode *ov_dentry_inode(struct ov_itable *t, const struct ov_inode *par
 	return i;
 }
 
-static __thread uint64_t *raised;
+/* ---- counts, and the notes of them ---- */
 
-void ov_inode_notes_raised_in(uint64_t *where)
+static __thread struct {
+	uint32_t *n; /* NULL: this thread notes nothing */
+	uint64_t *nodeids;
+} raised;
+
+void ov_inode_notes_raised_in(uint32_t *n, uint64_t *nodeids)
 {
-	raised = where;
+	raised.n = n;
+	raised.nodeids = nodeids;
 }
 
-void ov_inode_note_raised(const struct ov_inode *i)
+static uint64_t offset_in_ledger(const struct ov_itable *t, const void *p)
 {
-	if (raised)
-		__atomic_store_n(raised, i->nodeid, __ATOMIC_RELEASE);
+	return (uint64_t)((uintptr_t)p - (uintptr_t)t->ledger);
 }
 
-void ov_inode_forget(struct ov_itable *t, uint64_t nodeid, uint64_t n)
+/*
+ * I gets COUNT, and *NOTE the VALUE that says so. A process that died between the two would leave one that is not true, so what
+ * is to be is written down first; as absolute values, which may be set twice, and nobody else changes them while the lock is
+ * held.
+ */
+static void recount_locked(struct ov_itable *t, struct ov_inode *i, uint64_t count, uint64_t *note, uint64_t value)
+{
+	struct ov_recount *re = &t->ledger->recount;
+
+	re->count = count;
+	re->note = offset_in_ledger(t, note);
+	re->value = value;
+	__atomic_store_n(&re->inode, offset_in_ledger(t, i), __ATOMIC_RELEASE);
+	OV_CRASH("count.noted");
+	__atomic_store_n(&i->nlookup, count, __ATOMIC_RELEASE);
+	OV_CRASH("count.changed");
+	__atomic_store_n(note, value, __ATOMIC_RELEASE);
+	__atomic_store_n(&re->inode, 0, __ATOMIC_RELEASE);
+}
+
+void ov_itable_complete_recount(struct ov_itable *t)
+{
+	struct ov_recount *re = &t->ledger->recount;
+	off_t end = t->arena->fd < 0 ? -1 : lseek(t->arena->fd, 0, SEEK_END); /* beyond it is no memory */
+	uint64_t size = end < 0 ? 0 : (uint64_t)end;
+	char *base = (char *)t->ledger;
+
+	if (re->inode && re->inode % 16 == 0 && re->inode < size && size - re->inode >= sizeof(struct ov_inode)) {
+		struct ov_inode *i = (void *)(base + re->inode);
+
+		if (i->magic == OV_INODE_MAGIC)
+			i->nlookup = re->count;
+		if (re->note % 8 == 0 && re->note < size) /* else it was in the memory of that process */
+			*(uint64_t *)(void *)(base + re->note) = re->value;
+	}
+	__atomic_store_n(&re->inode, 0, __ATOMIC_RELEASE);
+}
+
+void ov_inode_raise_locked(struct ov_itable *t, struct ov_inode *i)
+{
+	uint32_t n = raised.n ? *raised.n : OV_LEDGER_RAISED;
+
+	if (n >= OV_LEDGER_RAISED) {
+		i->nlookup++;
+		return;
+	}
+	raised.nodeids[n] = 0;
+	__atomic_store_n(raised.n, n + 1, __ATOMIC_RELEASE);
+	recount_locked(t, i, i->nlookup + 1, &raised.nodeids[n], i->nodeid);
+}
+
+/* The calling thread's note that it has raised the count of NODEID, or NULL. */
+static uint64_t *find_raised(uint64_t nodeid)
+{
+	for (uint32_t n = raised.n ? *raised.n : 0; n > 0; n--)
+		if (raised.nodeids[n - 1] == nodeid)
+			return &raised.nodeids[n - 1];
+	return NULL;
+}
+
+static void lower_locked(struct ov_itable *t, struct ov_inode *i, uint64_t n, uint64_t *note, struct ov_inode **dead)
+{
+	uint64_t count = i->nlookup > n ? i->nlookup - n : 0;
+
+	if (note)
+		recount_locked(t, i, count, note, 0);
+	else
+		i->nlookup = count;
+	reap_locked(t, i, dead);
+}
+
+void ov_inode_forget_noted(struct ov_itable *t, uint64_t nodeid, uint64_t n, uint64_t *note)
 {
 	struct ov_inode *dead = NULL;
 	struct ov_inode *i;
 
-	if (raised && *raised == nodeid)
-		__atomic_store_n(raised, 0, __ATOMIC_RELEASE); /* first: to forget too little does less harm than too much */
 	pthread_mutex_lock(&t->lock);
 	i = find_locked(t, nodeid);
-	if (i) {
-		i->nlookup = i->nlookup > n ? i->nlookup - n : 0;
-		reap_locked(t, i, &dead);
-	}
+	if (i)
+		lower_locked(t, i, n, note, &dead);
+	else if (note)
+		__atomic_store_n(note, 0, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&t->lock);
 	free_dead(t, dead);
+}
+
+void ov_inode_forget(struct ov_itable *t, uint64_t nodeid, uint64_t n)
+{
+	ov_inode_forget_noted(t, nodeid, n, find_raised(nodeid));
+	while (raised.n && *raised.n && !raised.nodeids[*raised.n - 1]) /* a listing may take many back */
+		--*raised.n;
 }
 
 void ov_inode_ref(struct ov_itable *t, struct ov_inode *i)

@@ -224,14 +224,31 @@ int ov_inode_set_ghost(struct ov_itable *t, struct ov_inode *i, unsigned layer, 
 struct ov_inode *ov_dentry_inode(struct ov_itable *t, const struct ov_inode *parent, const char *name);
 
 /*
- * The kernel's count of I was raised by one, for an answer or for the time of a request: noted where the calling thread has said,
- * so that it can be lowered if the process dies before. ov_inode_forget() takes the note back.
+ * Raise the kernel's count of I, which is in the table, by one, for an answer or for the time of a request; t->lock held. This
+ * is noted where the calling thread has said, so that it can be lowered if the process dies before.
  */
-void ov_inode_note_raised(const struct ov_inode *i);
-void ov_inode_notes_raised_in(uint64_t *where);
+void ov_inode_raise_locked(struct ov_itable *t, struct ov_inode *i);
 
-/* Drop N of the kernel's references; frees the inode, and parents it kept alive, when nothing holds it. */
+/*
+ * The calling thread, from now on, has room in the table's ledger for OV_LEDGER_RAISED nodeids in NODEIDS, of which *N are in
+ * use: the caller sets that to 0 when a request begins.
+ */
+void ov_inode_notes_raised_in(uint32_t *n, uint64_t *nodeids);
+
+/*
+ * Drop N of the kernel's references; frees the inode, and parents it kept alive, when nothing holds it. If the calling thread
+ * has noted that it raised this count, the note goes.
+ */
 void ov_inode_forget(struct ov_itable *t, uint64_t nodeid, uint64_t n);
+
+/*
+ * The same for somebody else's note: *NOTE becomes 0 together with it, whenever the process dies. If that is not in the ledger
+ * it is lost with the process.
+ */
+void ov_inode_forget_noted(struct ov_itable *t, uint64_t nodeid, uint64_t n, uint64_t *note);
+
+/* A process that changed T's counts has died: complete the change that it was at. Before any other use of the ledger. */
+void ov_itable_complete_recount(struct ov_itable *t);
 
 /* A reference of the daemon's own. */
 void ov_inode_ref(struct ov_itable *t, struct ov_inode *i);

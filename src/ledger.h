@@ -11,11 +11,12 @@
 
 #define OV_LEDGER_MAGIC 0x4f564c47u
 /* Changes with the layout of the ledger, of inodes and of names: a program of another version cannot go on with it. */
-#define OV_LEDGER_VERSION 2u
+#define OV_LEDGER_VERSION 3u
 
 #define OV_LEDGER_THREADS 128
 #define OV_LEDGER_STRIKES 64
 #define OV_LEDGER_NAME 256
+#define OV_LEDGER_RAISED 6656 /* inodes that one request counts at most: READDIRPLUS, with an answer of 1 MiB, 160 bytes each */
 
 /*
  * The rename that is being carried out (there is one at a time, under the namespace lock): whether it has happened is seen from
@@ -40,19 +41,30 @@ struct ov_inflight {
 	uint32_t opcode;
 	uint32_t done;   /* carried out in full, though not answered yet */
 	uint64_t served; /* requests answered so far */
-	uint64_t raised; /* nodeid whose lookup count it has raised by one, 0: none; the last one of several */
-	uint8_t pad[24]; /* a cache line each */
+	uint32_t nraised; /* entries of its raised[] that are in use */
+	uint8_t pad[28]; /* a cache line each */
 };
 
 /* A request during which workers have died. */
 struct ov_strike {
 	uint64_t unique;
-	uint64_t raised;  /* as in ov_inflight: the answer that tells the kernel of it was not sent */
+	uint32_t nraised; /* entries of its strike_raised[] that are in use */
 	uint32_t crashes; /* by its own fault, as far as can be told */
 	uint32_t deaths;  /* of any kind */
 	uint32_t useless; /* of those that had served nothing else since the death before */
 	uint32_t restart; /* the number of the last of these deaths */
 	uint32_t done;    /* it was carried out, only the answer is missing */
+};
+
+/*
+ * A lookup count that is being changed, and the note of that, which are to be true both or neither: what they become. Complete
+ * when INODE is set. There is one at a time, under ov_itable.lock. Places are bytes from the start of the ledger.
+ */
+struct ov_recount {
+	uint64_t inode; /* where it is; 0: nothing is being changed */
+	uint64_t count;
+	uint64_t note;  /* where a uint64_t is */
+	uint64_t value;
 };
 
 struct ov_ledger {
@@ -65,8 +77,17 @@ struct ov_ledger {
 	uint32_t flushing;    /* threads that wait for the kernel to write back to us: they cannot be killed until that is done */
 	uint32_t restarts;    /* workers that have died */
 	uint32_t renewals;    /* programs that have taken over */
+	struct ov_recount recount;
 	struct ov_strike strikes[OV_LEDGER_STRIKES];
 	struct ov_inflight inflight[OV_LEDGER_THREADS];
+	/* What follows is large, but takes memory only where it is used. */
+
+	/*
+	 * Nodeids whose lookup count the thread's request, or the one that was struck, has raised by one for an answer that has
+	 * perhaps not been sent, or for the time that it takes. 0: none (any more).
+	 */
+	uint64_t raised[OV_LEDGER_THREADS][OV_LEDGER_RAISED];
+	uint64_t strike_raised[OV_LEDGER_STRIKES][OV_LEDGER_RAISED];
 };
 
 #endif

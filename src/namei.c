@@ -590,9 +590,8 @@ static int instantiate(struct overlay *ov, struct ov_inode *parent, const char *
 			if (r == 0 || r == -EEXIST) {
 				if (f->lower_name)
 					ov_inode_set(i, OV_I_LOWERNAMES);
-				i->nlookup += count;
 				if (count)
-					ov_inode_note_raised(i);
+					ov_inode_raise_locked(t, i);
 				r = 0;
 			}
 		}
@@ -605,26 +604,21 @@ static int instantiate(struct overlay *ov, struct ov_inode *parent, const char *
 	fresh = inode_from_found(ov, f);
 	if (!fresh)
 		return -ENOMEM;
-	fresh->nlookup = count;
 	fresh->refs = 1;
 	ov_inode_insert(t, fresh); /* before its name can be seen: the nodeid must resolve */
 	pthread_mutex_lock(&t->lock);
 	d = ov_dentry_find_locked(t, parent, name);
 	i = d ? d->inode : (keyed ? ov_inode_find_key_locked(t, key) : NULL);
-	if (i) /* another thread (a listing beside a lookup) was faster */
-		i->nlookup += count;
-	if (!d)
+	if (!d) /* else another thread (a listing beside a lookup) was faster */
 		r = ov_dentry_add_locked(t, parent, name, i ? i : fresh, !i);
 	if (i && f->lower_name)
 		ov_inode_set(i, OV_I_LOWERNAMES);
-	if (i || r < 0)
-		fresh->nlookup = 0;
-	else if (keyed && keep)
+	if (!i && r == 0 && keyed && keep)
 		ov_inode_set_key_locked(t, fresh, key);
-	pthread_mutex_unlock(&t->lock);
 	*out = i ? i : fresh;
 	if (count && r == 0)
-		ov_inode_note_raised(*out);
+		ov_inode_raise_locked(t, *out);
+	pthread_mutex_unlock(&t->lock);
 	ov_inode_unref(t, fresh);
 	return r;
 }
@@ -662,12 +656,10 @@ static int lookup_known(struct overlay *ov, struct ov_inode *parent, const char 
 	pthread_mutex_lock(&ov->tab.lock);
 	d = ov_dentry_find_locked(&ov->tab, parent, name);
 	i = d ? d->inode : NULL;
-	if (i && count) {
-		i->nlookup++;
-		ov_inode_note_raised(i);
-	} else if (i) {
+	if (i && count)
+		ov_inode_raise_locked(&ov->tab, i);
+	else if (i)
 		i->refs++;
-	}
 	pthread_mutex_unlock(&ov->tab.lock);
 	if (!i)
 		return 0;

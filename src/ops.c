@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/sysmacros.h>
 
+#include "crash.h"
 #include "log.h"
 #include "splice.h"
 
@@ -121,6 +122,7 @@ static void reply_entry(fuse_req_t req, int r, const struct ov_entry *e)
 		return;
 	}
 	to_entry(fr, e, &p);
+	OV_CRASH("entry.reply");
 	if (fuse_reply_entry(req, &p) < 0 && e->nodeid)
 		ov_forget(fr->ov, e->nodeid, 1); /* the request was interrupted: the kernel never saw it */
 }
@@ -488,6 +490,7 @@ static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t of
 		return;
 	}
 	r = ov_readdir(front(req)->ov, i, (uint64_t)off, plus, dir_fits, dir_fill, &d);
+	OV_CRASH("readdir.reply");
 	if (r < 0 && !d.used)
 		fuse_reply_err(req, -r);
 	else

@@ -963,7 +963,7 @@ static void take_requests(struct ov_session *s)
 		r = ov_transport_resend(s->fd);
 	if (r == 0)
 		return;
-	refused = ov_inflight_refuse_all(s->ov->ledger, s->fd);
+	refused = ov_inflight_refuse_all(s->ov, s->fd);
 	ov_warn("this kernel cannot give requests again (Linux 6.9 can): %u that were being served failed", refused);
 }
 
@@ -980,6 +980,7 @@ static int take_over(struct ov_session *s)
 
 bool ov_session_bury(struct ov_session *s, int sig)
 {
+	ov_itable_complete_recount(&s->ov->tab);
 	return ov_inflight_bury(s->ov->ledger, sig, &s->served);
 }
 

@@ -246,6 +246,93 @@ START_TEST(inodes)
 }
 END_TEST
 
+/* What this thread has counted is noted, and taken back, in the ledger. */
+START_TEST(raised)
+{
+	struct table t;
+	struct ov_ledger *l;
+	struct ov_inode *f;
+	uint64_t id, *due;
+
+	table_open(&t);
+	l = t.tab.ledger;
+	add(&t, NULL, NULL, S_IFDIR, 1);
+	f = add(&t, NULL, NULL, S_IFREG, 0);
+	id = f->nodeid;
+	ov_inode_notes_raised_in(&l->inflight[1].nraised, l->raised[1]);
+	pthread_mutex_lock(&t.tab.lock);
+	for (unsigned n = 0; n < 3; n++)
+		ov_inode_raise_locked(&t.tab, f);
+	pthread_mutex_unlock(&t.tab.lock);
+	ck_assert_uint_eq(f->nlookup, 3);
+	ck_assert_uint_eq(l->inflight[1].nraised, 3);
+	ck_assert_uint_eq(l->raised[1][2], id);
+	ov_inode_forget(&t.tab, id, 1);
+	ck_assert_uint_eq(f->nlookup, 2);
+	ck_assert_uint_eq(l->inflight[1].nraised, 2);
+	due = &l->strike_raised[0][0];
+	*due = 1;
+	ov_inode_forget_noted(&t.tab, id, *due, due);
+	ck_assert_uint_eq(f->nlookup, 1);
+	ck_assert_uint_eq(*due, 0);
+	ck_assert_uint_eq(l->inflight[1].nraised, 2);
+	*due = 1;
+	ov_inode_forget_noted(&t.tab, id + 1, *due, due); /* not known */
+	ck_assert_uint_eq(*due, 0);
+	l->inflight[1].nraised = OV_LEDGER_RAISED; /* no room: counted all the same */
+	pthread_mutex_lock(&t.tab.lock);
+	ov_inode_raise_locked(&t.tab, f);
+	pthread_mutex_unlock(&t.tab.lock);
+	ck_assert_uint_eq(f->nlookup, 2);
+	ck_assert_uint_eq(l->inflight[1].nraised, OV_LEDGER_RAISED);
+	ov_inode_notes_raised_in(NULL, NULL);
+	ck_assert_uint_eq(l->recount.inode, 0);
+	ov_itable_destroy(&t.tab);
+	ov_arena_close(&t.arena);
+	ov_fdcache_destroy(&t.fds);
+}
+END_TEST
+
+/* Died in the middle of changing a count: it is completed, once; garbage is not followed. */
+START_TEST(recount)
+{
+	static const struct ov_recount none;
+	struct table t;
+	struct ov_ledger *l;
+	struct ov_inode *f;
+	uint64_t at;
+
+	table_open(&t);
+	l = t.tab.ledger;
+	add(&t, NULL, NULL, S_IFDIR, 1);
+	f = add(&t, NULL, NULL, S_IFREG, 3);
+	at = (uint64_t)((char *)f - (char *)l);
+	l->recount = (struct ov_recount){.inode = at, .count = 4, .note = offsetof(struct ov_ledger, raised), .value = 9};
+	ov_itable_complete_recount(&t.tab);
+	ck_assert_uint_eq(f->nlookup, 4);
+	ck_assert_uint_eq(l->raised[0][0], 9);
+	ck_assert_uint_eq(l->recount.inode, 0);
+	f->nlookup = 5;
+	ov_itable_complete_recount(&t.tab);
+	ck_assert_uint_eq(f->nlookup, 5);
+	l->recount = (struct ov_recount){.inode = at, .count = 6, .note = (uint64_t)((char *)&t - (char *)l)};
+	ov_itable_complete_recount(&t.tab);
+	ck_assert_uint_eq(f->nlookup, 6);
+	for (unsigned n = 0; n < 4; n++) {
+		const uint64_t wrong[] = {at + 1, UINT64_MAX / 16 * 16, (uint64_t)1 << 40, at + 16};
+
+		l->recount = none;
+		l->recount.inode = wrong[n];
+		ov_itable_complete_recount(&t.tab);
+		ck_assert_uint_eq(f->nlookup, 6);
+		ck_assert_uint_eq(l->recount.inode, 0);
+	}
+	ov_itable_destroy(&t.tab);
+	ov_arena_close(&t.arena);
+	ov_fdcache_destroy(&t.fds);
+}
+END_TEST
+
 Suite *arena_suite(void)
 {
 	Suite *s = suite_create("arena");
@@ -256,6 +343,8 @@ Suite *arena_suite(void)
 	tcase_add_test(tc, other_process);
 	tcase_add_loop_test(tc, garbage, 0, 50);
 	tcase_add_test(tc, inodes);
+	tcase_add_test(tc, raised);
+	tcase_add_test(tc, recount);
 	suite_add_tcase(s, tc);
 	return s;
 }
