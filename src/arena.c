@@ -53,7 +53,7 @@ static uint32_t header_slabs(size_t header)
 /* As much address space as can be had; memory is taken as it is used. */
 static int map_region(struct ov_arena *a)
 {
-	static const unsigned shifts[] = {36, 33, 30, 28, 26};
+	static const unsigned shifts[] = {36, 33, 30, 28, 27};
 	int flags = a->fd >= 0 ? MAP_SHARED | MAP_NORESERVE : MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 
 	for (size_t n = 0; n < OV_ARRAY_SIZE(shifts); n++) {

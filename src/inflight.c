@@ -2,6 +2,7 @@
 #define FUSE_USE_VERSION 314
 #include "inflight.h"
 
+#include <linux/fuse.h>
 #include <signal.h>
 #include <string.h>
 
@@ -19,6 +20,22 @@ void ov_inflight_attach(struct ov_ledger *l, struct ov_inflight *at)
 	ledger = l;
 	inflight = at;
 	ov_inode_notes_raised_in(&at->nraised, l->raised[at - l->inflight]);
+}
+
+void *ov_inflight_buffer(struct ov_ledger *l, unsigned n)
+{
+	if (n >= OV_LEDGER_BUFFERS)
+		return NULL;
+	if (n >= l->nbuffers)
+		l->nbuffers = n + 1;
+	return l->buffers[n];
+}
+
+bool ov_inflight_is_buffer(const struct ov_ledger *l, const void *mem)
+{
+	uintptr_t at = (uintptr_t)mem - (uintptr_t)l->buffers;
+
+	return at < sizeof(l->buffers);
 }
 
 static struct ov_strike *find_strike(struct ov_ledger *l, uint64_t unique)
@@ -207,4 +224,54 @@ unsigned ov_inflight_refuse_all(struct overlay *ov, int fd)
 		refused++;
 	}
 	return refused;
+}
+
+/* ---- forgetting ---- */
+
+static void forget_entry(struct overlay *ov, uint64_t nodeid, uint64_t *count)
+{
+	OV_CRASH("forget.entry");
+	if (*count)
+		ov_inode_forget_noted(&ov->tab, nodeid, *count, count);
+}
+
+/*
+ * The entries of a BATCH_FORGET that the kernel was not given the time to hand over have no nodeid: it does so page by page,
+ * and nothing of an earlier request is at the start of one (io_read() in transport.c).
+ */
+static size_t forget_batch(struct overlay *ov, struct fuse_batch_forget_in *arg, size_t room)
+{
+	struct fuse_forget_one *f = (struct fuse_forget_one *)(arg + 1);
+	size_t n;
+
+	for (n = 0; n < arg->count && n < room / sizeof(*f) && f[n].nodeid; n++)
+		forget_entry(ov, f[n].nodeid, (uint64_t *)&f[n].nlookup);
+	return n;
+}
+
+size_t ov_inflight_forget(struct overlay *ov, void *mem, size_t size)
+{
+	struct fuse_in_header *in = mem;
+	struct fuse_forget_in *one = (void *)(in + 1);
+	struct fuse_batch_forget_in *batch = (void *)(in + 1);
+
+	if (size < sizeof(*in))
+		return 0;
+	if (in->len < size)
+		size = in->len;
+	if (in->opcode == FUSE_FORGET && size >= sizeof(*in) + sizeof(*one)) {
+		forget_entry(ov, in->nodeid, (uint64_t *)&one->nlookup);
+		return 1;
+	}
+	if (in->opcode == FUSE_BATCH_FORGET && size >= sizeof(*in) + sizeof(*batch))
+		return forget_batch(ov, batch, size - sizeof(*in) - sizeof(*batch));
+	return 0;
+}
+
+void ov_inflight_forget_rest(struct overlay *ov)
+{
+	struct ov_ledger *l = ov->ledger;
+
+	for (unsigned n = 0; n < l->nbuffers && n < OV_LEDGER_BUFFERS; n++)
+		(void)ov_inflight_forget(ov, l->buffers[n], OV_LEDGER_REQUEST);
 }

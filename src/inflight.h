@@ -14,12 +14,25 @@
 /* The calling thread serves requests and has AT, of ledger L, to say so. */
 void ov_inflight_attach(struct ov_ledger *l, struct ov_inflight *at);
 
+/*
+ * The N-th buffer to read requests into that is in ledger L, of OV_LEDGER_REQUEST bytes: whoever goes on after this process
+ * finds there what it was told to forget. NULL: there are not so many. And is MEM one?
+ */
+void *ov_inflight_buffer(struct ov_ledger *l, unsigned n);
+bool ov_inflight_is_buffer(const struct ov_ledger *l, const void *mem);
+
 /* Around each request that the thread serves. */
 void ov_inflight_begin(const struct ov_request *rq);
 void ov_inflight_end(const struct ov_request *rq);
 
 /* True if repeated request RQ needs no serving: it has been answered, on FD. */
 bool ov_inflight_settled(struct overlay *ov, int fd, const struct ov_request *rq);
+
+/* Carry out the FORGET or BATCH_FORGET in the SIZE bytes at MEM, as far as that has not been done. How many entries it has. */
+size_t ov_inflight_forget(struct overlay *ov, void *mem, size_t size);
+
+/* What the last worker was told to forget and has not got to. Before any thread reads requests. */
+void ov_inflight_forget_rest(struct overlay *ov);
 
 /* For ov_hooks: see there. */
 uint64_t ov_inflight_request(void *arg);

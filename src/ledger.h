@@ -16,6 +16,8 @@
 #define OV_LEDGER_THREADS 128
 #define OV_LEDGER_STRIKES 64
 #define OV_LEDGER_NAME 256
+#define OV_LEDGER_BUFFERS 64
+#define OV_LEDGER_REQUEST ((1u << 20) + 4096) /* bytes of a request at most: 1 MiB of data, and a page for what precedes it */
 #define OV_LEDGER_RAISED 6656 /* inodes that one request counts at most: READDIRPLUS, with an answer of 1 MiB, 160 bytes each */
 
 /*
@@ -77,6 +79,7 @@ struct ov_ledger {
 	uint32_t flushing;    /* threads that wait for the kernel to write back to us: they cannot be killed until that is done */
 	uint32_t restarts;    /* workers that have died */
 	uint32_t renewals;    /* programs that have taken over */
+	uint32_t nbuffers;    /* of BUFFERS, that were ever used */
 	struct ov_recount recount;
 	struct ov_strike strikes[OV_LEDGER_STRIKES];
 	struct ov_inflight inflight[OV_LEDGER_THREADS];
@@ -88,6 +91,11 @@ struct ov_ledger {
 	 */
 	uint64_t raised[OV_LEDGER_THREADS][OV_LEDGER_RAISED];
 	uint64_t strike_raised[OV_LEDGER_STRIKES][OV_LEDGER_RAISED];
+	/*
+	 * Requests are read into these. FORGET and BATCH_FORGET are not given again, but are found here: an entry is yet to be
+	 * carried out as long as its count is not 0.
+	 */
+	char buffers[OV_LEDGER_BUFFERS][OV_LEDGER_REQUEST] __attribute__((aligned(4096)));
 };
 
 #endif

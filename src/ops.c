@@ -9,12 +9,14 @@
 #include <sys/sysmacros.h>
 
 #include "crash.h"
+#include "inflight.h"
 #include "log.h"
 #include "splice.h"
 
 #define BIG_WRITE (256 * 1024) /* bytes from which another thread reads the next request meanwhile */
 #define DATA_BUF ((size_t)1 << 20)
 #define TRIM_AFTER 16384 /* inodes */
+_Static_assert(OV_LEDGER_REQUEST >= DATA_BUF + 4096, "the largest WRITE");
 
 size_t ov_ops_print_stats(struct ov_front *fr, char *text, size_t size)
 {
@@ -151,6 +153,8 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	if (fr->acl)
 		want |= FUSE_CAP_POSIX_ACL;
 	conn->want = conn->capable & want;
+	if (conn->max_write > DATA_BUF) /* where pages are large; OV_LEDGER_REQUEST relies on it */
+		conn->max_write = DATA_BUF;
 	conn->max_readahead = 1 << 20;
 	conn->max_background = 64;
 	conn->congestion_threshold = 48;
@@ -167,34 +171,6 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 		return;
 	r = ov_lookup(front(req)->ov, dir, name, &e);
 	reply_entry(req, r, &e);
-}
-
-/* COUNT inodes were forgotten: after many, what they occupied goes back to the system, which free() alone does not do. */
-static void trim_memory(struct ov_front *fr, size_t count)
-{
-	size_t sum = __atomic_add_fetch(&fr->forgotten, count, __ATOMIC_RELAXED);
-
-	if (sum < TRIM_AFTER)
-		return;
-	__atomic_store_n(&fr->forgotten, 0, __ATOMIC_RELAXED);
-#ifdef __GLIBC__
-	malloc_trim(0);
-#endif
-}
-
-static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n)
-{
-	ov_forget(front(req)->ov, ino, n);
-	trim_memory(front(req), 1);
-	fuse_reply_none(req);
-}
-
-static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *f)
-{
-	for (size_t n = 0; n < count; n++)
-		ov_forget(front(req)->ov, f[n].ino, f[n].nlookup);
-	trim_memory(front(req), count);
-	fuse_reply_none(req);
 }
 
 static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi OV_UNUSED)
@@ -676,8 +652,6 @@ static void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg OV_
 const struct fuse_lowlevel_ops ov_fuse_ops = {
 	.init = op_init,
 	.lookup = op_lookup,
-	.forget = op_forget,
-	.forget_multi = op_forget_multi,
 	.getattr = op_getattr,
 	.setattr = op_setattr,
 	.readlink = op_readlink,
@@ -706,7 +680,20 @@ const struct fuse_lowlevel_ops ov_fuse_ops = {
 	.ioctl = op_ioctl,
 };
 
-/* ---- requests that libfuse of the floor does not know ---- */
+/* COUNT inodes were forgotten: after many, what they occupied goes back to the system, which free() alone does not do. */
+static void trim_memory(struct ov_front *fr, size_t count)
+{
+	size_t sum = __atomic_add_fetch(&fr->forgotten, count, __ATOMIC_RELAXED);
+
+	if (sum < TRIM_AFTER)
+		return;
+	__atomic_store_n(&fr->forgotten, 0, __ATOMIC_RELAXED);
+#ifdef __GLIBC__
+	malloc_trim(0);
+#endif
+}
+
+/* ---- requests that libfuse of the floor does not know, or that it need not see ---- */
 
 static void to_fuse_attr(const struct statx *stx, struct fuse_attr *a)
 {
@@ -863,6 +850,11 @@ static int raw_setxattr(struct ov_front *fr, const struct fuse_buf *buf)
 bool ov_ops_raw(struct ov_front *fr, const struct fuse_buf *buf)
 {
 	switch (ov_transport_current()->opcode) {
+	case FUSE_FORGET: /* in the buffer itself, which says what is still to be done */
+	case FUSE_BATCH_FORGET:
+		OV_CRASH("forget.read");
+		trim_memory(fr, ov_inflight_forget(fr->ov, buf->mem, buf->size));
+		return true;
 	case OV_FUSE_TMPFILE:
 		raw_tmpfile(fr, buf);
 		return true;

@@ -71,6 +71,7 @@ struct ov_session {
 	pthread_mutex_t buffers_lock;
 	void *buffers[THREADS_MAX]; /* to read requests into, that nobody is using: as many as were ever served at a time */
 	unsigned nbuffers;
+	unsigned nledger;         /* buffers of the ledger that have been used */
 	struct ov_poller poller;  /* the leader's, as are the next two */
 	uint32_t last_pid;        /* of the requests */
 	unsigned mixed;           /* so many more requests are expected to have company */
@@ -228,17 +229,19 @@ static void dispatch(struct ov_session *s, struct fuse_buf *buf, struct ov_reply
 	ov_inflight_end(rq);
 }
 
-/* A buffer of those that are there, or none: libfuse then makes one. */
+/* A buffer of those that are there, else a new one of the ledger if that outlives us, or none: libfuse then makes one. */
 static void take_buffer(struct ov_session *s, struct fuse_buf *buf)
 {
 	if (buf->mem)
 		return;
 	pthread_mutex_lock(&s->buffers_lock);
-	if (s->nbuffers)
+	if (s->nbuffers) {
 		buf->mem = s->buffers[--s->nbuffers];
-	pthread_mutex_unlock(&s->buffers_lock);
-	if (buf->mem)
 		ov_transport_use_buffer(buf->mem);
+	} else if (s->ov->arena.fd >= 0) {
+		buf->mem = ov_inflight_buffer(s->ov->ledger, s->nledger++);
+	}
+	pthread_mutex_unlock(&s->buffers_lock);
 }
 
 static void give_buffer(struct ov_session *s, struct fuse_buf *buf)
@@ -974,6 +977,7 @@ static int take_over(struct ov_session *s)
 	if (r < 0)
 		return r;
 	ov_inflight_note_made(s->ov);
+	ov_inflight_forget_rest(s->ov);
 	take_requests(s);
 	return 0;
 }
@@ -1195,8 +1199,9 @@ void ov_session_free(struct ov_session *s)
 	free(s->fds);
 	if (s->event >= 0)
 		close(s->event);
-	while (s->nbuffers)
-		free(s->buffers[--s->nbuffers]);
+	while (s->nbuffers--)
+		if (!ov_inflight_is_buffer(s->ov->ledger, s->buffers[s->nbuffers]))
+			free(s->buffers[s->nbuffers]);
 	pthread_mutex_destroy(&s->buffers_lock);
 	ov_leader_destroy(&s->leader);
 	free(s->mountpoint);

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "ledger.h"
+
 /* INIT flags that libfuse of the floor does not offer (the numbers are those of the kernel's header). */
 #define INIT_HANDLE_KILLPRIV_V2 (1ULL << 28)
 #define INIT_SETXATTR_EXT (1ULL << 29)
@@ -132,22 +134,30 @@ void ov_transport_use_buffer(const void *mem)
 	present = mem;
 }
 
-/* Give every page of BUF its memory. */
-static void make_present(char *buf, size_t len)
-{
-	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+#define PAGE 4096 /* the smallest that there are */
 
-	for (size_t at = 0; at < len; at += page)
-		((volatile char *)buf)[at] = 0;
-	if (len)
-		((volatile char *)buf)[len - 1] = 0;
-	present = buf;
+/* Zero the first words of every page of BUF up to LEN: the opcode, and nodeids if it were entries of BATCH_FORGET. */
+static void make_blank(char *buf, size_t len)
+{
+	for (size_t at = 0; at + sizeof(uint64_t) <= len; at += PAGE)
+		__atomic_store_n((uint64_t *)(void *)(buf + at), 0, __ATOMIC_RELEASE);
 }
 
+/*
+ * The process may die while it is handed a request, of which the kernel then has written all or some pages, or none: what an
+ * earlier request has left there must not be taken for a part of it (ov_inflight_forget_rest()).
+ */
 static ssize_t io_read(int fd, void *buf, size_t len, void *userdata OV_UNUSED)
 {
+	const struct fuse_in_header *earlier = buf;
+
+	if (len > OV_LEDGER_REQUEST)
+		len = OV_LEDGER_REQUEST;
 	if (buf != present)
-		make_present(buf, len);
+		make_blank(buf, len); /* gives every page its memory, too */
+	else
+		make_blank(buf, earlier->len < len ? earlier->len : len);
+	present = buf;
 	return read(fd, buf, len);
 }
 
