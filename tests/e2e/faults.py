@@ -48,6 +48,10 @@ class Page:
     def die_at(self, point, at=1):
         self._set(1, 0, point_at=at, point=point)
 
+    def is_ahead(self):
+        """Has the point of die_at() not been passed often enough yet?"""
+        return struct.unpack_from("=I", self.mem, 28)[0] > 0
+
     def pulse(self, on):
         """The file system that OV_FAULT_PULSE lies on commits before each change what was done before it."""
         self.mem[AT_PULSE:PAGE_SIZE] = struct.pack("=I", on)
