@@ -5,6 +5,7 @@
 #include <linux/fuse.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "crash.h"
 #include "log.h"
@@ -272,6 +273,9 @@ void ov_inflight_forget_rest(struct overlay *ov)
 {
 	struct ov_ledger *l = ov->ledger;
 
-	for (unsigned n = 0; n < l->nbuffers && n < OV_LEDGER_BUFFERS; n++)
+	for (unsigned n = 0; n < l->nbuffers && n < OV_LEDGER_BUFFERS; n++) {
 		(void)ov_inflight_forget(ov, l->buffers[n], OV_LEDGER_REQUEST);
+		(void)madvise(l->buffers[n], OV_LEDGER_REQUEST, MADV_REMOVE); /* we may need fewer; where it fails they stay */
+	}
+	l->nbuffers = 0;
 }
