@@ -2,7 +2,6 @@
 #define FUSE_USE_VERSION 314
 #include "session.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <linux/fuse.h>
@@ -19,6 +18,7 @@
 #include <sys/wait.h>
 
 #include "inflight.h"
+#include "keepfds.h"
 #include "leader.h"
 #include "log.h"
 #include "mountns.h"
@@ -65,8 +65,7 @@ struct ov_session {
 	char init[256];           /* the kernel's INIT request */
 	size_t init_len;
 	uint64_t served;          /* requests, at the last death of a worker */
-	int *fds;                 /* those that a worker starts with: all others are left by the one before it */
-	size_t nfds;
+	struct ov_fdlist fds;     /* those that a worker starts with: all others are left by the one before it */
 	struct ov_leader leader;
 	pthread_mutex_t buffers_lock;
 	void *buffers[THREADS_MAX]; /* to read requests into, that nobody is using: as many as were ever served at a time */
@@ -846,54 +845,11 @@ static void wait_event(struct ov_session *s, int timeout)
 
 /* ---- taking over ---- */
 
-struct held_check {
-	int fd;
-	bool found;
-};
-
-static void check_held(void *arg, int fd)
-{
-	struct held_check *c = arg;
-
-	c->found |= fd == c->fd;
-}
-
-static bool is_held(struct ov_session *s, int fd)
-{
-	struct held_check c = {.fd = fd};
-
-	ov_itable_each_held(&s->ov->tab, check_held, &c);
-	return c.found;
-}
-
 int ov_session_keep_fds(struct ov_session *s, int except)
 {
-	DIR *dir = opendir("/proc/self/fd");
-	struct dirent *de;
-	size_t room = 0;
-
-	s->nfds = 0;
+	ov_fds_free(&s->fds);
 	s->supervisor = getpid();
-	if (!dir)
-		return -errno;
-	while ((de = readdir(dir))) {
-		int fd = atoi(de->d_name);
-
-		if (de->d_name[0] == '.' || fd == dirfd(dir) || fd == except || is_held(s, fd))
-			continue;
-		if (s->nfds == room) {
-			int *grown = realloc(s->fds, (room = room ? 2 * room : 64) * sizeof(*grown));
-
-			if (!grown) {
-				closedir(dir);
-				return -ENOMEM;
-			}
-			s->fds = grown;
-		}
-		s->fds[s->nfds++] = fd;
-	}
-	closedir(dir);
-	return 0;
+	return ov_fds_note(&s->fds, &s->ov->tab, except);
 }
 
 bool ov_session_is_replaceable(const struct ov_session *s)
@@ -906,54 +862,11 @@ void ov_session_forget_supervisor(struct ov_session *s)
 	s->supervisor = 0;
 }
 
-static int compare_fds(const void *a, const void *b)
-{
-	return *(const int *)a < *(const int *)b ? -1 : *(const int *)a > *(const int *)b;
-}
-
-struct fd_list {
-	int *fds;
-	size_t n, room;
-	bool failed;
-};
-
-static void add_fd(void *arg, int fd)
-{
-	struct fd_list *l = arg;
-
-	if (l->n == l->room) {
-		int *grown = realloc(l->fds, (l->room = l->room ? 2 * l->room : 256) * sizeof(*grown));
-
-		if (!grown) {
-			l->failed = true;
-			return;
-		}
-		l->fds = grown;
-	}
-	l->fds[l->n++] = fd;
-}
-
-/* Close what the dead worker had open: everything but what we all start with, and what keeps objects without a name. */
 static void close_others(void *arg)
 {
 	struct ov_session *s = arg;
-	struct fd_list keep = {0};
-	unsigned from = 0;
 
-	for (size_t n = 0; n < s->nfds; n++)
-		add_fd(&keep, s->fds[n]);
-	ov_itable_each_held(&s->ov->tab, add_fd, &keep);
-	if (keep.failed) { /* they stay open: a leak, no harm */
-		free(keep.fds);
-		return;
-	}
-	qsort(keep.fds, keep.n, sizeof(*keep.fds), compare_fds);
-	for (size_t n = 0; n < keep.n; n++) {
-		ov_close_range(from, (unsigned)keep.fds[n]);
-		from = (unsigned)keep.fds[n] + 1;
-	}
-	ov_close_range(from, ~0U);
-	free(keep.fds);
+	ov_fds_close_others(&s->fds, &s->ov->tab);
 }
 
 /* Requests that the dead worker had read: given to us again, or (before Linux 6.9) refused. */
@@ -1196,7 +1109,7 @@ void ov_session_free(struct ov_session *s)
 		fuse_session_destroy(s->se);
 	}
 	ov_poller_destroy(&s->poller);
-	free(s->fds);
+	ov_fds_free(&s->fds);
 	if (s->event >= 0)
 		close(s->event);
 	while (s->nbuffers--)
