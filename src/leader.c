@@ -140,6 +140,17 @@ void ov_leader_call(struct ov_seat *next)
 	sem_post(&next->called);
 }
 
+bool ov_proc_is_ours(void)
+{
+	char number[32];
+	ssize_t n = readlink("/proc/self", number, sizeof(number) - 1);
+
+	if (n <= 0)
+		return false;
+	number[n] = '\0';
+	return atoi(number) == getpid();
+}
+
 int ov_thread_cpu(uint32_t tid)
 {
 	ov_cleanup_fd int fd = -1;

@@ -59,7 +59,13 @@ void ov_leader_call(struct ov_seat *next);
 /* The calling thread goes where the scheduler puts it again. */
 void ov_seat_leave_cpu(struct ov_seat *seat);
 
-/* The CPU of thread TID, as /proc has it, or -1: it is not to be seen here. */
+/*
+ * The CPU of thread TID, as /proc has it, or -1: it is not to be seen here. The thread must not end or be in execve(2) meanwhile:
+ * the calling thread waits for the latter, and might have to give back its memory, with all files that are mapped in it.
+ */
 int ov_thread_cpu(uint32_t tid);
+
+/* Has /proc the numbers by which this process knows others? */
+bool ov_proc_is_ours(void);
 
 #endif

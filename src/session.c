@@ -320,7 +320,8 @@ static void serve_one(struct ov_session *s, struct fuse_buf *buf)
 
 static void init_poller(struct ov_session *s)
 {
-	bool follow = s->params->client_cpu && !s->params->single_thread && ov_thread_cpu((uint32_t)getpid()) >= 0;
+	/* if somebody else has mounted, the numbers of processes in requests may be those of another namespace than ours */
+	bool follow = s->params->client_cpu && !s->params->single_thread && !s->fd_mount && ov_proc_is_ours();
 
 	if (s->uring_on)
 		ov_poller_init(&s->poller, s->fd, 0, false);
@@ -350,10 +351,50 @@ static void lead(struct ov_session *s)
 		ov_seat_leave_cpu(&self->seat);
 }
 
-/* A request has been answered, and where its client is matters: the lead goes there, if it can. */
-static void follow_client(struct ov_session *s)
+#define NOT_ASKED (-2)
+
+/*
+ * May /proc be asked for the CPU of who has sent such a request? Only if it waits until it is answered, come what may, and is not
+ * in the middle of execve(2). To look at a process there is to hold its memory for a moment: if it ended in that moment, that
+ * would be ours to give back, with the files that are mapped in it, and what they have to write would wait for ourselves. And it
+ * is to wait for an execve of it: which writes back (WRITE, SETATTR) what it closes. So these are requests for system calls on
+ * paths and directories.
+ */
+static bool may_look_for(uint32_t opcode)
 {
-	int cpu = ov_thread_cpu(s->last_pid), here = self->seat.cpu >= 0 ? self->seat.cpu : sched_getcpu();
+	switch (opcode) {
+	case FUSE_LOOKUP:
+	case FUSE_GETATTR:
+	case FUSE_READLINK:
+	case FUSE_SYMLINK:
+	case FUSE_MKNOD:
+	case FUSE_MKDIR:
+	case FUSE_UNLINK:
+	case FUSE_RMDIR:
+	case FUSE_RENAME:
+	case FUSE_RENAME2:
+	case FUSE_LINK:
+	case FUSE_READDIRPLUS:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* A request has been read. The CPU of its client, if that is asked for, -1: unknown, or NOT_ASKED. */
+static int find_client(struct ov_session *s, const struct fuse_buf *buf)
+{
+	const struct fuse_in_header *in = buf->mem;
+
+	if (!ov_poller_asks(&s->poller) || in->pid == 0 || !may_look_for(in->opcode))
+		return NOT_ASKED;
+	return ov_thread_cpu(in->pid);
+}
+
+/* It has been answered: the lead goes to the client's CPU, if it is far from there, and can. */
+static void follow_client(struct ov_session *s, int cpu)
+{
+	int here = self->seat.cpu >= 0 ? self->seat.cpu : sched_getcpu();
 	struct ov_seat *next = NULL;
 
 	if (cpu == here && cpu >= 0) {
@@ -373,14 +414,14 @@ static void follow_client(struct ov_session *s)
 	ov_leader_call(next);
 }
 
-/* A request has been served by the leader. */
-static void look_around(struct ov_session *s)
+/* A request has been served by the leader. CPU: of its client, from find_client(). */
+static void look_around(struct ov_session *s, int cpu)
 {
 	ov_poller_done(&s->poller, ov_poller_now());
 	if (self->seat.cpu >= 0 && !ov_poller_is_near(&s->poller))
 		ov_seat_leave_cpu(&self->seat);
-	if (ov_poller_asks(&s->poller))
-		follow_client(s);
+	if (cpu != NOT_ASKED)
+		follow_client(s, cpu);
 }
 
 static void *worker(void *arg)
@@ -394,7 +435,7 @@ static void *worker(void *arg)
 	self = t;
 	lead(s);
 	while (!fuse_session_exited(s->se)) {
-		int n;
+		int n, cpu;
 
 		if (s->uring_on)
 			let_gather(s);
@@ -413,9 +454,10 @@ static void *worker(void *arg)
 		if (n <= 0)
 			break;
 		ov_poller_read(&s->poller, ov_poller_now(), ((const struct fuse_in_header *)buf.mem)->pid == 0);
+		cpu = find_client(s, &buf);
 		serve_one(s, &buf);
 		if (is_leader)
-			look_around(s);
+			look_around(s, cpu);
 		if (!is_leader) {
 			give_buffer(s, &buf);
 			lead(s);

@@ -750,5 +750,33 @@ def test_clients_that_change_their_cpu():
             same_ever_after(ov)
 
 
+@test
+def test_clients_that_end():
+    """Processes end, or become others, with files open and mapped that they have changed, while the daemon may look where they are."""
+    with Overlay({"low/f": "f"}) as ov:
+        cpus = sorted(os.sched_getaffinity(0))
+        with open(ov.m("map"), "w+b") as f:
+            f.truncate(65536)
+            m = mmap.mmap(f.fileno(), 65536)
+        for n in range(400):
+            pid = os.fork()
+            if pid == 0:
+                os.sched_setaffinity(0, {cpus[n // 2 % len(cpus)]})
+                for k in range(0, 65536, 4096):
+                    m[k] = n % 251
+                for fd in [os.open(ov.m("w%d-%d" % (n, k)), os.O_WRONLY | os.O_CREAT) for k in range(n % 10)]:
+                    os.write(fd, b"%d" % n * 5000)
+                if n % 2:  # which closes them one after the other
+                    os.execv("/bin/true", ["true"])
+                os._exit(0)
+            eq(os.waitpid(pid, 0)[1], 0)
+            eq(m[::4096], bytes([n % 251]) * 16)
+        m.close()
+        eq(read(ov.m("map")), (bytes([399 % 251]) + bytes(4095)) * 16)
+        for n in range(400):
+            for k in range(n % 10):
+                eq(read(ov.m("w%d-%d" % (n, k))), b"%d" % n * 5000)
+
+
 if __name__ == "__main__":
     main()

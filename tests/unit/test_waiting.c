@@ -378,6 +378,7 @@ START_TEST(test_cpu_of_a_thread)
 {
 	int cpu = ov_thread_cpu((uint32_t)gettid());
 
+	ck_assert(ov_proc_is_ours());
 	ck_assert_int_ge(cpu, 0);
 	ck_assert_int_lt(cpu, (int)sysconf(_SC_NPROCESSORS_CONF));
 	ck_assert_int_eq(ov_thread_cpu(0), -1); /* the kernel, and clients that are not to be seen from here */
