@@ -35,7 +35,8 @@ struct ov_arena {
 };
 
 /*
- * Make an arena whose first bytes are a zeroed header of HEADER bytes. SHARED: it can be handed to other processes. 0 or -errno.
+ * Make an arena whose first bytes are a zeroed header of HEADER bytes. SHARED: it can be handed to other processes. 0 or
+ * -errno.
  */
 int ov_arena_open(struct ov_arena *a, size_t header, bool shared);
 

@@ -105,8 +105,8 @@ static inline void ov_will_block(struct overlay *ov)
 }
 
 /*
- * A name went, and a whiteout, another name or a link count in another place belongs to that. Where the upper's file system makes
- * a single file permanent without what was done before, the next fsync commits everything.
+ * A name went, and a whiteout, another name or a link count in another place belongs to that. Where the upper's file system
+ * makes a single file permanent without what was done before, the next fsync commits everything.
  */
 static inline void ov_note_halves(struct overlay *ov)
 {
@@ -275,7 +275,10 @@ int ov_place_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const ch
 /* Is the merged view of DIR empty? 1, 0, -errno. Namespace lock held. */
 int ov_dir_is_empty(struct overlay *ov, struct ov_inode *dir);
 
-/* I lost its last name (or is replaced): keep it reachable for open files. Namespace lock held for writing, before the change. */
+/*
+ * I lost its last name (or is replaced): keep it reachable for open files. Namespace lock held for writing, before the
+ * change.
+ */
 int ov_keep_open(struct overlay *ov, struct ov_inode *i);
 /* The name (PARENT, NAME) of I is gone from disk. Namespace lock held for writing. */
 void ov_name_gone(struct overlay *ov, struct ov_inode *parent, const char *name);

@@ -961,7 +961,10 @@ static int check_removable(struct overlay *ov, struct ov_inode *i, const struct 
 	return ov_check_removable(ov, i, stx);
 }
 
-/* What is to be removed, counted as looked up. Attributes are filled only for what is not in the upper: nobody asks for others. */
+/*
+ * What is to be removed, counted as looked up. Attributes are filled only for what is not in the upper: nobody asks for
+ * others.
+ */
 static int find_to_remove(struct overlay *ov, struct ov_inode *parent, const char *name, struct ov_entry *out)
 {
 	OV_NS_READ(ov);

@@ -42,7 +42,10 @@ void ov_inflight_done(void *arg);
 /* From now on a thread that crashes leaves word at what, before the default takes its course. */
 void ov_inflight_watch_crashes(void);
 
-/* The process whose threads have written into L has died of SIGNAL. *SERVED: of the last call. True if more was served since. */
+/*
+ * The process whose threads have written into L has died of SIGNAL. *SERVED: of the last call. True if more was served
+ * since.
+ */
 bool ov_inflight_bury(struct ov_ledger *l, int signal, uint64_t *served);
 
 /* The core has found out whether the rename was made in which the last worker died: take that down. */

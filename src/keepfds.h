@@ -18,7 +18,10 @@ struct ov_fdlist {
 	bool failed; /* there was no memory for one */
 };
 
-/* The fds of this process, but for EXCEPT and those that the inodes of T hold, become those of L, which was zeroed. 0 or -errno. */
+/*
+ * The fds of this process, but for EXCEPT and those that the inodes of T hold, become those of L, which was zeroed. 0 or
+ * -errno.
+ */
 int ov_fds_note(struct ov_fdlist *l, struct ov_itable *t, int except);
 
 /* Close all fds but those of L and those that the inodes of T hold. Without memory to find out they stay open. */

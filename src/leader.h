@@ -45,8 +45,8 @@ void ov_seat_destroy(struct ov_seat *seat);
 void ov_leader_take(struct ov_leader *l, struct ov_seat *seat);
 
 /*
- * The leader leads no more: one of those that wait does, on the CPU that SEAT was to stay on, or, if nobody waits, the next that
- * wants to. SEAT, which may be about to do something long, stays nowhere.
+ * The leader leads no more: one of those that wait does, on the CPU that SEAT was to stay on, or, if nobody waits, the next
+ * that wants to. SEAT, which may be about to do something long, stays nowhere.
  */
 void ov_leader_hand_on(struct ov_leader *l, struct ov_seat *seat);
 
@@ -60,8 +60,9 @@ void ov_leader_call(struct ov_seat *next);
 void ov_seat_leave_cpu(struct ov_seat *seat);
 
 /*
- * The CPU of thread TID, as /proc has it, or -1: it is not to be seen here. The thread must not end or be in execve(2) meanwhile:
- * the calling thread waits for the latter, and might have to give back its memory, with all files that are mapped in it.
+ * The CPU of thread TID, as /proc has it, or -1: it is not to be seen here. The thread must not end or be in execve(2)
+ * meanwhile: the calling thread waits for the latter, and might have to give back its memory, with all files that are mapped
+ * in it.
  */
 int ov_thread_cpu(uint32_t tid);
 

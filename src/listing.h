@@ -63,8 +63,8 @@ int ov_listing_settle(struct ov_listing *l);
 size_t ov_listing_after(const struct ov_listing *l, uint64_t off);
 
 /*
- * Sealed: a name appeared or went. Takes the lock. insert: 0 with *SIZE the bytes of memory now, or -ENOMEM (the listing must be
- * dropped then).
+ * Sealed: a name appeared or went. Takes the lock. insert: 0 with *SIZE the bytes of memory now, or -ENOMEM (the listing
+ * must be dropped then).
  */
 int ov_listing_insert(struct ov_listing *l, const char *name, unsigned type, size_t *size);
 void ov_listing_remove(struct ov_listing *l, const char *name);

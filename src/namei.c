@@ -255,8 +255,8 @@ static const struct ov_layer *find_uuid(const struct overlay *ov, const uint8_t 
 }
 
 /*
- * The origin of upper file AT gives its st_ino, without decoding the handle (that needs privilege). 0 also where there is none, or
- * an odd one; an error that may pass must not make it another file.
+ * The origin of upper file AT gives its st_ino, without decoding the handle (that needs privilege). 0 also where there is
+ * none, or an odd one; an error that may pass must not make it another file.
  */
 static int read_origin(struct search *s, struct ov_at at)
 {

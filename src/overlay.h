@@ -153,9 +153,10 @@ int ov_sync(struct overlay *ov);
 /* revive.c */
 
 /*
- * Go on with what the ledger says, in a process that was forked from the one that opened OV and in which nothing has been done
- * with it yet. Every inode is found again when it is needed. In between READY is called (unless it is NULL): the table holds what
- * there is, ov_itable_each_held() among it, and no file has been opened yet. 0 or -errno, and an error has been logged.
+ * Go on with what the ledger says, in a process that was forked from the one that opened OV and in which nothing has been
+ * done with it yet. Every inode is found again when it is needed. In between READY is called (unless it is NULL): the table
+ * holds what there is, ov_itable_each_held() among it, and no file has been opened yet. 0 or -errno, and an error has been
+ * logged.
  */
 int ov_take_over(struct overlay *ov, void (*ready)(void *arg), void *arg);
 

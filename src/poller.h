@@ -55,8 +55,8 @@ struct ov_poller {
 };
 
 /*
- * MICROSECONDS: to be awake at most, 0 turns that off. FOLLOW: the client's CPU can be had. A single core turns off both. FD stays
- * the caller's.
+ * MICROSECONDS: to be awake at most, 0 turns that off. FOLLOW: the client's CPU can be had. A single core turns off both. FD
+ * stays the caller's.
  */
 void ov_poller_init(struct ov_poller *p, int fd, unsigned microseconds, bool follow);
 void ov_poller_destroy(struct ov_poller *p);

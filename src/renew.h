@@ -3,8 +3,8 @@
 #define OV_RENEW_H
 
 /*
- * Exchanging the program under a live mount: the supervisor executes the program of the path that it was started from itself, and
- * the new one goes on with its fds. Processes in the mount notice a pause.
+ * Exchanging the program under a live mount: the supervisor executes the program of the path that it was started from
+ * itself, and the new one goes on with its fds. Processes in the mount notice a pause.
  */
 
 #include <stdbool.h>
@@ -28,7 +28,10 @@ bool ov_renew_check(const char *program);
 /* Execute PROGRAM with ARGV; no worker runs. Returns only on failure, which is logged. */
 void ov_renew(const char *program, char **argv, struct overlay *ov, struct ov_session *s);
 
-/* fuse-overlay --upgrade: ask the daemon that serves MOUNTPOINT, and wait until it is done. 0, or -errno after a line on stderr. */
+/*
+ * fuse-overlay --upgrade: ask the daemon that serves MOUNTPOINT, and wait until it is done. 0, or -errno after a line on
+ * stderr.
+ */
 int ov_renew_ask(const char *mountpoint);
 
 #endif

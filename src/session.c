@@ -354,11 +354,11 @@ static void lead(struct ov_session *s)
 #define NOT_ASKED (-2)
 
 /*
- * May /proc be asked for the CPU of who has sent such a request? Only if it waits until it is answered, come what may, and is not
- * in the middle of execve(2). To look at a process there is to hold its memory for a moment: if it ended in that moment, that
- * would be ours to give back, with the files that are mapped in it, and what they have to write would wait for ourselves. And it
- * is to wait for an execve of it: which writes back (WRITE, SETATTR) what it closes. So these are requests for system calls on
- * paths and directories.
+ * May /proc be asked for the CPU of who has sent such a request? Only if it waits until it is answered, come what may, and
+ * is not in the middle of execve(2). To look at a process there is to hold its memory for a moment: if it ended in that
+ * moment, that would be ours to give back, with the files that are mapped in it, and what they have to write would wait for
+ * ourselves. And it is to wait for an execve of it: which writes back (WRITE, SETATTR) what it closes. So these are requests
+ * for system calls on paths and directories.
  */
 static bool may_look_for(uint32_t opcode)
 {

@@ -18,14 +18,17 @@ int ov_session_mount(struct ov_session **out, struct overlay *ov, const struct o
 /* Can another process go on with what this session is? The rings of io_uring end with the one that has made them. */
 bool ov_session_is_replaceable(const struct ov_session *s);
 
-/* This process is the supervisor: the fds that are open now, but for EXCEPT, are those that a worker starts with. 0 or -errno. */
+/*
+ * This process is the supervisor: the fds that are open now, but for EXCEPT, are those that a worker starts with. 0 or
+ * -errno.
+ */
 int ov_session_keep_fds(struct ov_session *s, int except);
 /* There is no supervisor after all. */
 void ov_session_forget_supervisor(struct ov_session *s);
 
 /*
- * For a program that shall go on with the mount: what it needs beside ov_hand_over(), as text into BUF. The fd of the connection is
- * inheritable from now on. 0 or -errno.
+ * For a program that shall go on with the mount: what it needs beside ov_hand_over(), as text into BUF. The fd of the
+ * connection is inheritable from now on. 0 or -errno.
  */
 int ov_session_hand_over(struct ov_session *s, char *buf, size_t size);
 
@@ -49,8 +52,8 @@ bool ov_session_is_flushing(const struct ov_session *s);
 
 /*
  * Serve until the mount is gone or SIGTERM, SIGINT or SIGHUP arrives (they must be blocked in every thread); then unmount,
- * with everything written back. 0, or -errno if it could not end cleanly. With a supervisor also until SIGUSR2: OV_SESSION_RENEW,
- * and nothing is being served any more.
+ * with everything written back. 0, or -errno if it could not end cleanly. With a supervisor also until SIGUSR2:
+ * OV_SESSION_RENEW, and nothing is being served any more.
  */
 #define OV_SESSION_RENEW 1
 int ov_session_serve(struct ov_session *s);

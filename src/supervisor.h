@@ -3,9 +3,9 @@
 #define OV_SUPERVISOR_H
 
 /*
- * Two processes for a mount: a small one that has set everything up and waits, and a worker, its child, that does the work. They
- * share one table of file descriptors, so that whatever becomes of the worker, the connection to the kernel and every open file
- * are still there, and a new worker goes on with them.
+ * Two processes for a mount: a small one that has set everything up and waits, and a worker, its child, that does the work.
+ * They share one table of file descriptors, so that whatever becomes of the worker, the connection to the kernel and every
+ * open file are still there, and a new worker goes on with them.
  */
 
 #include <stdbool.h>
@@ -35,9 +35,9 @@ struct ov_supervised {
 };
 
 /*
- * Run workers until one ends by itself, and return its exit status. Signals that end the worker, and SIGUSR1, are passed on to it;
- * they must be blocked. AGAIN: the first worker goes on after one of another program. A status other than 0 after a line was logged
- * if workers die without getting anywhere. -errno if not even the first one can be started.
+ * Run workers until one ends by itself, and return its exit status. Signals that end the worker, and SIGUSR1, are passed on
+ * to it; they must be blocked. AGAIN: the first worker goes on after one of another program. A status other than 0 after a
+ * line was logged if workers die without getting anywhere. -errno if not even the first one can be started.
  */
 int ov_supervise(const struct ov_supervised *s, bool again);
 

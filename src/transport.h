@@ -53,8 +53,9 @@ struct ov_transport {
 int ov_transport_attach(struct ov_transport *t, struct fuse_session *se, int fd);
 
 /*
- * Requests are read into memory that is there already: the kernel answers one with EIO that it cannot hand to a process which is
- * being killed, because a page of the buffer is missing. MEM, which this thread reads into from now on, was used for that before.
+ * Requests are read into memory that is there already: the kernel answers one with EIO that it cannot hand to a process
+ * which is being killed, because a page of the buffer is missing. MEM, which this thread reads into from now on, was used
+ * for that before.
  */
 void ov_transport_use_buffer(const void *mem);
 
