@@ -174,6 +174,8 @@ const char *ov_override_xattr_to_stored(enum ov_override kind, const char *name,
 
 const char *ov_override_xattr_to_view(enum ov_override kind, const char *stored, char *buf)
 {
+	if (moves_security(kind) && strncmp(stored, SECURITY, LEN(SECURITY)) == 0)
+		return NULL; /* that name is another one's there */
 	if (!moves_security(kind) || strncmp(stored, STORED_SECURITY, LEN(STORED_SECURITY)) != 0)
 		return stored;
 	return replace_prefix(stored, LEN(STORED_SECURITY), SECURITY, buf);

@@ -407,14 +407,11 @@ static void renamed(int olddir, int oldname, int newdir, int newname, unsigned f
 
 	if (old == new)
 		return;
-	if (flags & RENAME_EXCHANGE) {
-		take_child(olddir, oldname);
+	model.n[olddir].child[oldname] = NO_CHILD; /* not take_child(): it is not without a name */
+	if (reader.dir == olddir)
+		reader.always &= ~(1u << oldname);
+	if (flags & RENAME_EXCHANGE)
 		put_child(olddir, oldname, new);
-	} else {
-		model.n[olddir].child[oldname] = NO_CHILD;
-		if (reader.dir == olddir)
-			reader.always &= ~(1u << oldname);
-	}
 	if (new > 0 && reader.dir == newdir)
 		reader.always &= ~(1u << newname); /* the name may be told before or after */
 	put_child(newdir, newname, old);

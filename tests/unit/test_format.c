@@ -673,6 +673,8 @@ START_TEST(override_xattrs)
 	ck_assert_str_eq(ov_override_xattr_to_view(OV_OVERRIDE_CONTAINERS, moved, buf), s);
 	ck_assert_ptr_eq(ov_override_xattr_to_view(OV_OVERRIDE_NONE, moved, buf), moved);
 	ck_assert_ptr_eq(ov_override_xattr_to_view(OV_OVERRIDE_USER, u, buf), u);
+	ck_assert_ptr_null(ov_override_xattr_to_view(OV_OVERRIDE_CONTAINERS, s, buf)); /* to ask for it gives the moved one */
+	ck_assert_ptr_eq(ov_override_xattr_to_view(OV_OVERRIDE_SECURITY, s, buf), s);
 	memset(longer, 'x', 255);
 	longer[255] = '\0';
 	memcpy(longer, "security.", 9);
