@@ -53,7 +53,7 @@ static bool stay(struct ov_seat *seat, int cpu)
 	return true;
 }
 
-static void go_free(struct ov_seat *seat)
+void ov_seat_leave_cpu(struct ov_seat *seat)
 {
 	if (seat->cpu < 0)
 		return;
@@ -63,11 +63,6 @@ static void go_free(struct ov_seat *seat)
 	memset(&seat->allowed, 0xff, sizeof(seat->allowed)); /* what was allowed is no more; the kernel takes of this what is */
 	if (sched_setaffinity(seat->tid, sizeof(seat->allowed), &seat->allowed) < 0)
 		ov_debug("a thread stays on its CPU: %s", strerror(errno));
-}
-
-void ov_seat_leave_cpu(struct ov_seat *seat)
-{
-	go_free(seat);
 }
 
 /* Take one from the stack, under the lock: one that is on CPU already, if there is one. NULL: nobody waits. */
@@ -113,11 +108,11 @@ void ov_leader_hand_on(struct ov_leader *l, struct ov_seat *seat)
 	if (!next)
 		l->led = false;
 	else if (seat->cpu < 0 || !stay(next, seat->cpu))
-		go_free(next);
+		ov_seat_leave_cpu(next);
 	pthread_mutex_unlock(&l->lock);
 	if (next)
 		sem_post(&next->called);
-	go_free(seat);
+	ov_seat_leave_cpu(seat);
 }
 
 struct ov_seat *ov_leader_choose(struct ov_leader *l, int cpu)

@@ -56,7 +56,7 @@ struct ov_seat *ov_leader_choose(struct ov_leader *l, int cpu);
 /* The leader leads no more, but NEXT, which it has chosen, and which need not wait longer. */
 void ov_leader_call(struct ov_seat *next);
 
-/* The calling thread goes where the scheduler puts it again. */
+/* SEAT, which waits or is the calling thread's, goes where the scheduler puts it again. */
 void ov_seat_leave_cpu(struct ov_seat *seat);
 
 /*

@@ -155,9 +155,10 @@ void ov_poller_wait(struct ov_poller *p)
 	}
 }
 
-static unsigned mean(const struct ov_poller *p, enum ov_wait way)
+/* 0: there were none. */
+static unsigned mean(uint64_t time, unsigned n)
 {
-	return p->n[way] ? (unsigned)(p->time[way] / p->n[way]) : 0;
+	return n ? (unsigned)(time / n) : 0;
 }
 
 static void choose(struct ov_poller *p, enum ov_wait way)
@@ -175,7 +176,7 @@ static void choose(struct ov_poller *p, enum ov_wait way)
 static void decide(struct ov_poller *p)
 {
 	enum ov_wait best = can(p, OV_WAIT_NEAR) ? OV_WAIT_NEAR : OV_WAIT_ASLEEP;
-	unsigned other = mean(p, best), awake = mean(p, OV_WAIT_AWAKE);
+	unsigned other = mean(p->time[best], p->n[best]), awake = mean(p->time[OV_WAIT_AWAKE], p->n[OV_WAIT_AWAKE]);
 
 	if (awake && other && awake / 93 < other / 100)
 		best = OV_WAIT_AWAKE;
@@ -250,8 +251,7 @@ static void next_sharing_round(struct ov_poller *p)
 	shares = p->sharing_round % 2 == 0;
 	if (p->sharing_round == SHARING_ROUNDS) {
 		shares = !n[0] || !n[1] || time[1] / n[1] * 100 < time[0] / n[0] * 95;
-		ov_debug("clients side by side: by several threads %u ns, by one %u ns each", n[1] ? (unsigned)(time[1] / n[1]) : 0,
-			 n[0] ? (unsigned)(time[0] / n[0]) : 0);
+		ov_debug("clients side by side: by several threads %u ns, by one %u ns each", mean(time[1], n[1]), mean(time[0], n[0]));
 		p->sharing_left = p->sharing_keep;
 		if (p->sharing_keep < KEEP_MAX)
 			p->sharing_keep *= 2;

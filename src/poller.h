@@ -79,7 +79,7 @@ bool ov_poller_has_company(struct ov_poller *p);
 /* Should the daemon be on the client's CPU at present? */
 static inline bool ov_poller_is_near(const struct ov_poller *p)
 {
-	return p->way == OV_WAIT_NEAR && (p->ways & 1u << OV_WAIT_NEAR) && !(p->company && p->shares);
+	return p->way == OV_WAIT_NEAR && !(p->company && p->shares);
 }
 
 /* The client seems to be on another CPU than the daemon, and that costs time. */

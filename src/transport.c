@@ -153,10 +153,8 @@ static ssize_t io_read(int fd, void *buf, size_t len, void *userdata OV_UNUSED)
 
 	if (len > OV_LEDGER_REQUEST)
 		len = OV_LEDGER_REQUEST;
-	if (buf != present)
-		make_blank(buf, len); /* gives every page its memory, too */
-	else
-		make_blank(buf, earlier->len < len ? earlier->len : len);
+	/* the first time all of it, which gives every page its memory, too */
+	make_blank(buf, buf == present && earlier->len < len ? earlier->len : len);
 	present = buf;
 	return read(fd, buf, len);
 }

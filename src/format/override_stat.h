@@ -46,8 +46,8 @@ int ov_override_write(struct ov_at at, enum ov_override kind, const struct ov_ov
 
 /*
  * Where such a store keeps the xattr NAME of the view: security.X is kept as user.containers.override_security.X with
- * OV_OVERRIDE_CONTAINERS or _USER. NAME itself otherwise, or the text in BUF (256 bytes). NULL if too long. And back: NULL also for
- * security.X of the layer itself, for which the view has no name.
+ * OV_OVERRIDE_CONTAINERS or _USER. NAME itself otherwise, or the text in BUF (256 bytes). NULL if too long. And back: NULL
+ * also for security.X of the layer itself, for which the view has no name.
  */
 const char *ov_override_xattr_to_stored(enum ov_override kind, const char *name, char *buf);
 const char *ov_override_xattr_to_view(enum ov_override kind, const char *stored, char *buf);

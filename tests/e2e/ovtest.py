@@ -566,6 +566,16 @@ def program():
     return _program
 
 
+def daemon_threads():
+    """/proc/PID/task/TID of all processes of the program: other tests' are in other pid namespaces."""
+    exe, tids = os.path.realpath(program()), []
+    for p in glob.glob("/proc/[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(p + "/exe") == exe:
+                tids += glob.glob(p + "/task/*")
+    return tids
+
+
 _children_file = "/proc/thread-self/children"
 
 

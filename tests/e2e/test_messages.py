@@ -279,22 +279,12 @@ class Calls:
         self.all = {}
 
     @staticmethod
-    def _threads():
-        """Of all processes of the program: other tests' are in other pid namespaces."""
-        exe, tids = os.path.realpath(program()), []
-        for p in glob.glob("/proc/[0-9]*"):
-            with contextlib.suppress(OSError):
-                if os.readlink(p + "/exe") == exe:
-                    tids += glob.glob(p + "/task/*")
-        return tids
-
-    @staticmethod
     def _traced(tid):
         with open(tid + "/status") as f:
             return any(line.startswith("TracerPid:") and line.split()[1] != "0" for line in f)
 
     def __enter__(self):
-        tids = self._threads()
+        tids = daemon_threads()
         argv = ["strace", "-f", "-qq", "-s0", "-o", self.out]
         for pid in sorted({t.split("/")[2] for t in tids}):
             argv += ["-p", pid]

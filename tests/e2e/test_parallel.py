@@ -707,13 +707,8 @@ def test_threads_of_one_process():
 
 
 def daemon_affinities():
-    """The CPUs that each thread of the program may use: other tests' are in other pid namespaces."""
-    exe, sets = os.path.realpath(program()), []
-    for p in glob.glob("/proc/[0-9]*"):
-        with contextlib.suppress(OSError):
-            if os.readlink(p + "/exe") == exe:
-                sets += [os.sched_getaffinity(int(t)) for t in os.listdir(p + "/task")]
-    return sets
+    """The CPUs that each thread of the program may use."""
+    return [os.sched_getaffinity(int(os.path.basename(t))) for t in daemon_threads()]
 
 
 def changing_cpus(base, rounds):
