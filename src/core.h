@@ -49,7 +49,7 @@ struct ov_real {
 	struct overlay *ov;
 	struct ov_at at;
 	struct ov_layer *layer;
-	struct ov_rdir *rdir;      /* pinned, or NULL */
+	struct ov_rdir *rdir;      /* pinned, and referenced: a copy-up may take it from the inode meanwhile; or NULL */
 	struct ov_fdslot *slot;    /* pinned, or NULL */
 };
 

@@ -15,6 +15,7 @@ void ov_real_release(struct ov_real *r)
 		ov_fdslot_unpin(&r->ov->fds, r->slot);
 	if (r->rdir)
 		ov_rdir_put_fd(&r->ov->fds, r->rdir);
+	ov_rdir_unref(&r->ov->fds, r->rdir);
 	r->slot = NULL;
 	r->rdir = NULL;
 }
@@ -26,7 +27,7 @@ int ov_real_get_name(struct overlay *ov, struct ov_rdir *rdir, const char *name,
 	*out = (struct ov_real){.ov = ov};
 	if (fd < 0)
 		return fd;
-	out->rdir = rdir;
+	out->rdir = ov_rdir_ref(rdir);
 	out->layer = rdir->layer;
 	out->at = ov_at_name(fd, name);
 	return 0;
@@ -47,7 +48,7 @@ static int real_get_dir(struct overlay *ov, struct ov_inode *i, struct ov_real *
 		fd = ov_rdir_get_fd(&ov->fds, d);
 	if (fd < 0)
 		return fd;
-	out->rdir = d;
+	out->rdir = ov_rdir_ref(d);
 	out->at = ov_at_fd(fd);
 	return 0;
 }
