@@ -263,14 +263,25 @@ void ov_cleanup_tmp(struct overlay *ov, const char *name);
 /* The same in any directory. 0 or -errno. */
 int ov_cleanup_tree(int dirfd, const char *name, int depth);
 
-/* Make a whiteout under a fresh name in workdir/work. NAME: 32 bytes. 0 or -errno. */
-int ov_whiteout_tmp(struct overlay *ov, char *name);
+/*
+ * Make a whiteout under a fresh name in workdir/work, of a kind that counts in the upper directory FD, to where it can be moved.
+ * NAME: 32 bytes. 0 or -errno.
+ */
+int ov_whiteout_tmp(struct overlay *ov, int fd, char *name);
 
 /* Is NAME in upper directory RDIR (fd FD) occupied by a whiteout (of the layer's own kind or another)? */
 int ov_upper_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name);
 
 /* Hide NAME of the lowers by a whiteout where upper directory RDIR has no entry NAME. */
 int ov_place_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name);
+
+/*
+ * An OCI whiteout is made before the entry NAME that it lies beside is taken away: it hides only the layers below. 1 if it
+ * was made, 0 if it was there, -EPERM if nothing can be taken away from FD (chattr +a), -errno. Then _done() with that result
+ * and R, how the taking went, removes it if that failed: a merged directory would lose what is below. Returns R.
+ */
+int ov_oci_whiteout_ahead(struct ov_rdir *rdir, int fd, const char *name);
+int ov_oci_whiteout_done(int fd, const char *name, int made, int r);
 
 /* Is the merged view of DIR empty? 1, 0, -errno. Namespace lock held. */
 int ov_dir_is_empty(struct overlay *ov, struct ov_inode *dir);

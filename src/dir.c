@@ -84,12 +84,6 @@ static int link_whiteout(struct overlay *ov, int dirfd, const char *name)
 	return ov_whiteout_make(dirfd, name, (enum ov_whiteout_kind)ov->whiteout_kind, ov->xp);
 }
 
-int ov_whiteout_tmp(struct overlay *ov, char *name)
-{
-	ov_tmp_name(ov, name);
-	return link_whiteout(ov, ov->work_fd, name);
-}
-
 /* Whiteouts that are xattrs only count where the directory says that there may be some. */
 static int allow_xwhiteouts(struct overlay *ov, int fd)
 {
@@ -109,18 +103,49 @@ static int allow_xwhiteouts(struct overlay *ov, int fd)
 	return r == OV_OPAQUE_NO ? ov_opaque_write(ov_at_fd(fd), ov->xp, true) : (r < 0 ? r : 0);
 }
 
+int ov_whiteout_tmp(struct overlay *ov, int fd, char *name)
+{
+	int r = allow_xwhiteouts(ov, fd);
+
+	ov_tmp_name(ov, name);
+	return r < 0 ? r : link_whiteout(ov, ov->work_fd, name);
+}
+
 int ov_place_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name)
 {
 	int r;
 
 	if (ov->whiteout_kind == OV_WH_OCI) {
 		ov_rdir_set_wh(rdir, OV_WH_SOME);
-		return ov_whiteout_make_oci(fd, name);
+		r = ov_whiteout_make_oci(fd, name);
+		return r < 0 ? r : 0;
 	}
 	r = allow_xwhiteouts(ov, fd);
 	if (r == 0)
 		r = link_whiteout(ov, fd, name);
 	OV_CRASH("whiteout.placed");
+	return r;
+}
+
+int ov_oci_whiteout_ahead(struct ov_rdir *rdir, int fd, const char *name)
+{
+	struct statx stx;
+	int r = ov_at_statx(ov_at_fd(fd), 0, &stx);
+
+	if (r == 0 && (stx.stx_attributes & STATX_ATTR_APPEND))
+		r = -EPERM; /* nor could the whiteout be taken away again */
+	if (r < 0)
+		return r;
+	ov_rdir_set_wh(rdir, OV_WH_SOME);
+	return ov_whiteout_make_oci(fd, name);
+}
+
+int ov_oci_whiteout_done(int fd, const char *name, int made, int r)
+{
+	int back = r < 0 && made ? ov_whiteout_drop_oci(fd, name) : 0;
+
+	if (back < 0)
+		ov_warn("a spare whiteout of '%s' stays: %s", name, strerror(-back));
 	return r;
 }
 
@@ -827,29 +852,33 @@ void ov_name_gone(struct overlay *ov, struct ov_inode *parent, const char *name)
 	ov_listing_del(ov, parent, name);
 }
 
+static int remove_behind_oci(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name, bool dir)
+{
+	int made = ov_oci_whiteout_ahead(rdir, fd, name), r;
+	char tmp[32];
+
+	if (made < 0)
+		return made;
+	OV_CRASH("remove.oci-whiteout");
+	if (!dir)
+		return ov_oci_whiteout_done(fd, name, made, unlinkat(fd, name, 0) < 0 ? -errno : 0);
+	ov_tmp_name(ov, tmp);
+	r = ov_oci_whiteout_done(fd, name, made, ov_renameat2(fd, name, ov->work_fd, tmp, 0));
+	OV_CRASH("remove.oci-moved");
+	if (r == 0)
+		ov_cleanup_tmp(ov, tmp);
+	return r;
+}
+
 /* Replace what upper has under NAME (a directory if DIR) by a whiteout, in one step. */
 static int swap_for_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name, bool dir)
 {
 	char tmp[32];
 	int r;
 
-	if (ov->whiteout_kind == OV_WH_OCI) {
-		r = ov_place_whiteout(ov, rdir, fd, name); /* hides only the layers below: still the old view */
-		if (r < 0)
-			return r;
-		OV_CRASH("remove.oci-whiteout");
-		if (!dir)
-			return unlinkat(fd, name, 0) < 0 ? -errno : 0;
-		ov_tmp_name(ov, tmp);
-		r = ov_renameat2(fd, name, ov->work_fd, tmp, 0);
-		OV_CRASH("remove.oci-moved");
-		if (r == 0)
-			ov_cleanup_tmp(ov, tmp);
-		return r;
-	}
-	r = allow_xwhiteouts(ov, fd);
-	if (r == 0)
-		r = ov_whiteout_tmp(ov, tmp);
+	if (ov->whiteout_kind == OV_WH_OCI)
+		return remove_behind_oci(ov, rdir, fd, name, dir);
+	r = ov_whiteout_tmp(ov, fd, tmp);
 	if (r < 0)
 		return r;
 	OV_CRASH("remove.whiteout");
@@ -864,7 +893,8 @@ static int swap_for_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, c
 		r = ov_renameat2(fd, name, ov->work_fd, old, 0);
 		if (r == 0) {
 			r = ov_renameat2(ov->work_fd, tmp, fd, name, 0);
-			ov_cleanup_tmp(ov, old);
+			if (r == 0 || ov_renameat2(ov->work_fd, old, fd, name, 0) < 0)
+				ov_cleanup_tmp(ov, old);
 		}
 	}
 	OV_CRASH("remove.swapped");

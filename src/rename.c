@@ -271,15 +271,43 @@ static int clear_target_dir(struct overlay *ov, struct side *new)
 	return r;
 }
 
+/*
+ * A crash between the two leaves both names, never none. All that may fail comes before them. If the second fails all the same
+ * the first is taken back, unless it has replaced something: then the move counts (1), and the old name shows what is below.
+ */
+static int move_in_two_steps(struct overlay *ov, struct side *old, struct side *new)
+{
+	char tmp[32];
+	int r = ov_whiteout_tmp(ov, old->fd.fd, tmp);
+
+	if (r < 0)
+		return r;
+	r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0);
+	OV_CRASH("rename.one-of-two");
+	if (r == 0) {
+		r = ov_renameat2(ov->work_fd, tmp, old->fd.fd, old->name, 0);
+		if (r == 0)
+			return 0;
+		if (new->i || ov_renameat2(new->fd.fd, new->name, old->fd.fd, old->name, 0) < 0) {
+			ov_error("'%s' was renamed, but cannot be hidden in the lower layers: %s; it is seen again", old->name,
+				 strerror(-r));
+			r = 1;
+		}
+	}
+	ov_cleanup_tmp(ov, tmp);
+	return r;
+}
+
 static int move_with_whiteout(struct overlay *ov, struct side *old, struct side *new)
 {
-	struct ov_rdir *rdir = ov_upper_rdir(old->dir);
 	int r = -EINVAL;
 
 	if (ov->whiteout_kind == OV_WH_OCI) { /* it hides the layers below only: the old view still */
-		r = ov_place_whiteout(ov, rdir, old->fd.fd, old->name);
+		r = ov_oci_whiteout_ahead(ov_upper_rdir(old->dir), old->fd.fd, old->name);
 		OV_CRASH("rename.oci-whiteout");
-		return r < 0 ? r : ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0);
+		return r < 0 ? r
+			     : ov_oci_whiteout_done(old->fd.fd, old->name, r,
+						    ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0));
 	}
 	if (ov->can_rename_whiteout)
 		r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, RENAME_WHITEOUT);
@@ -290,33 +318,33 @@ static int move_with_whiteout(struct overlay *ov, struct side *old, struct side 
 		OV_CRASH("rename.whiteout-ahead");
 		return r < 0 ? r : ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, RENAME_EXCHANGE);
 	}
-	/* two steps: a crash between them leaves both names, never none */
-	r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0);
-	return r < 0 ? r : ov_place_whiteout(ov, rdir, old->fd.fd, old->name);
+	return move_in_two_steps(ov, old, new);
 }
 
-/* WHITEOUT: one shall be left under the old name even if there is nothing to hide. */
+/* WHITEOUT: one shall be left under the old name even if there is nothing to hide. 1: moved, but that could not be had. */
 static int move_on_disk(struct overlay *ov, struct side *old, struct side *new, bool whiteout)
 {
-	bool dir = ov_inode_isdir(old->i);
-	int r;
+	bool in_the_way = ov_inode_isdir(old->i) && new->whiteout;
+	int r, back;
 
-	if (dir && new->whiteout) {
-		if (!ov->can_exchange) {
-			if (unlinkat(new->fd.fd, new->name, 0) < 0)
-				return -errno;
-		} else {
-			/* the whiteout goes to the old place, where it stays if it is needed */
-			r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, RENAME_EXCHANGE);
-			OV_CRASH("rename.whiteout-exchanged");
-			if (r == 0 && !old->lower && !whiteout && unlinkat(old->fd.fd, old->name, 0) < 0)
-				ov_warn("a spare whiteout '%s' stays: %s", old->name, strerror(errno));
-			return r;
-		}
+	if (in_the_way && ov->can_exchange) {
+		/* the whiteout goes to the old place, where it stays if it is needed */
+		r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, RENAME_EXCHANGE);
+		OV_CRASH("rename.whiteout-exchanged");
+		if (r == 0 && !old->lower && !whiteout && unlinkat(old->fd.fd, old->name, 0) < 0)
+			ov_warn("a spare whiteout '%s' stays: %s", old->name, strerror(errno));
+		return r;
 	}
+	if (in_the_way && unlinkat(new->fd.fd, new->name, 0) < 0)
+		return -errno;
 	if (old->lower || whiteout)
-		return move_with_whiteout(ov, old, new);
-	return ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0);
+		r = move_with_whiteout(ov, old, new);
+	else
+		r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0);
+	back = r < 0 && in_the_way ? ov_place_whiteout(ov, ov_upper_rdir(new->dir), new->fd.fd, new->name) : 0;
+	if (back < 0)
+		ov_error("the whiteout '%s' is lost: %s; what lies below it is seen again", new->name, strerror(-back));
+	return r;
 }
 
 /* The memory that a new name takes, had before the disk is changed: the change could not be taken back. */
@@ -435,6 +463,8 @@ static int replace(struct overlay *ov, struct side *old, struct side *new, bool 
 	if (new->i && ov_inode_is(new->i, OV_I_INDEXED))
 		ov_index_drop_unused(ov, new->i);
 	first = unname(ov, old);
+	if (r > 0)
+		ov_listing_drop(ov, old->dir);
 	arrive(ov, old->i, new, &a, first);
 	end_move(ov, true);
 	return 0;

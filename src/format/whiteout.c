@@ -131,5 +131,13 @@ int ov_whiteout_make_oci(int dirfd, const char *name)
 	if (r < 0)
 		return r;
 	r = make_empty(dirfd, oci);
-	return r == -EEXIST ? 0 : r;
+	return r == -EEXIST ? 0 : r < 0 ? r : 1;
+}
+
+int ov_whiteout_drop_oci(int dirfd, const char *name)
+{
+	char oci[NAME_MAX + 1];
+	int r = ov_whiteout_oci_name(name, oci);
+
+	return r < 0 ? r : unlinkat(dirfd, oci, 0) < 0 ? -errno : 0;
 }

@@ -48,7 +48,10 @@ int ov_whiteout_mark_plain(struct ov_at at, int prefix);
  */
 int ov_whiteout_make(int dirfd, const char *name, enum ov_whiteout_kind kind, int prefix);
 
-/* Create the OCI whiteout for NAME in DIRFD (".wh.NAME"; existing is fine). 0 or -errno. */
+/* Create the OCI whiteout for NAME in DIRFD (".wh.NAME"). 1, 0 if it was there already, or -errno. */
 int ov_whiteout_make_oci(int dirfd, const char *name);
+
+/* Remove the OCI whiteout for NAME from DIRFD. 0 or -errno. */
+int ov_whiteout_drop_oci(int dirfd, const char *name);
 
 #endif

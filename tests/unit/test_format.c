@@ -874,8 +874,11 @@ START_TEST(disk_whiteout_oci)
 	struct ov_at at = ov_at_name(dir, ".wh.gone");
 	struct statx stx;
 
+	ck_assert_int_eq(ov_whiteout_make_oci(dir, "gone"), 1);
 	ck_assert_int_eq(ov_whiteout_make_oci(dir, "gone"), 0);
-	ck_assert_int_eq(ov_whiteout_make_oci(dir, "gone"), 0);
+	ck_assert_int_eq(ov_whiteout_drop_oci(dir, "gone"), 0);
+	ck_assert_int_eq(ov_whiteout_drop_oci(dir, "gone"), -ENOENT);
+	ck_assert_int_eq(ov_whiteout_make_oci(dir, "gone"), 1);
 	ck_assert_int_eq(ov_at_statx(at, STATX_BASIC_STATS, &stx), 0);
 	ck_assert_int_eq(ov_whiteout_oci_is_real(at, &stx), 1);
 	stx.stx_size = 1;
