@@ -69,6 +69,8 @@ static int cu_locate(struct cu *c)
 	if (c->src.at.name) {
 		snprintf(c->src_name, sizeof(c->src_name), "%s", c->src.at.name);
 		c->src.at.name = c->src_name;
+	} else if (ov_inode_isdir(c->i) && c->i->rdirs[0]->name) {
+		snprintf(c->src_name, sizeof(c->src_name), "%s", c->i->rdirs[0]->name);
 	}
 	r = ov_statx_real(c->ov, c->src.layer, c->src.at, &c->stx);
 	if (r == 0 && (c->stx.stx_mode & S_IFMT) != c->i->type)

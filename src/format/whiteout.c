@@ -78,7 +78,7 @@ int ov_whiteout_oci_is_real(struct ov_at at, const struct statx *stx)
 				   : !S_ISREG(stx->stx_mode) || stx->stx_size != 0)
 		return 0;
 	r = has_xattr(at, OV_X_PLAIN);
-	if (r == 0)
+	if (r == 0 && !S_ISDIR(stx->stx_mode))
 		r = has_xattr(at, OV_X_WHITEOUT);
 	return r < 0 ? r : !r;
 }
