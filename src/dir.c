@@ -666,11 +666,13 @@ static int adopt_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *p
 	pthread_mutex_unlock(&ov->tab.lock);
 	if (r < 0)
 		return r;
-	if (first) { /* O_TMPFILE that got its name */
+	if (first) { /* O_TMPFILE that got its name, or one whose known names were gone */
 		struct ov_rdir *old = i->rparent;
 
-		i->rparent = ov_rdir_ref(ov_upper_rdir(parent));
-		ov_rdir_unref(&ov->fds, old);
+		if (!ov_inode_is(i, OV_I_INDEXED)) { /* which is reached through the index */
+			i->rparent = ov_rdir_ref(ov_upper_rdir(parent));
+			ov_rdir_unref(&ov->fds, old);
+		}
 		ov_inode_unset(i, OV_I_UNLINKED | OV_I_TMPFILE);
 		ov_fdslot_release(&ov->fds, &i->slot);
 	}
@@ -707,6 +709,23 @@ static int check_linkable(struct overlay *ov, struct ov_inode *i)
 	return r < 0 ? r : ov_check_removable(ov, i, &stx);
 }
 
+/*
+ * What has been deleted gets no name again. It may have names on disk that nobody has asked for, though: they were of the upper,
+ * as links of a lower break. Namespace lock held.
+ */
+static int check_has_name(const struct ov_inode *i, struct ov_at at)
+{
+	struct statx stx;
+	int r;
+
+	if (!ov_inode_is(i, OV_I_UNLINKED) || i->names || ov_inode_is(i, OV_I_TMPFILE))
+		return 0;
+	if (ov_inode_is(i, OV_I_INDEXED))
+		return 0; /* else the index would not have it any more */
+	r = ov_at_statx(at, STATX_NLINK, &stx);
+	return r < 0 ? r : stx.stx_nlink > 0 ? 0 : -ENOENT;
+}
+
 int ov_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, const char *name, struct ov_entry *out)
 {
 	int r = check_new_name(ov, parent, name);
@@ -728,10 +747,11 @@ int ov_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, con
 
 	if (d.fd < 0)
 		return d.fd;
-	if (ov_inode_is(parent, OV_I_UNLINKED) ||
-	    (ov_inode_is(i, OV_I_UNLINKED) && !i->names && !ov_inode_is(i, OV_I_TMPFILE)))
+	if (ov_inode_is(parent, OV_I_UNLINKED))
 		return -ENOENT;
 	r = ov_real_get(ov, i, &real);
+	if (r == 0)
+		r = check_has_name(i, real.at);
 	if (r == 0 && ov_inode_is(i, OV_I_INDEXED))
 		r = ov_index_settle(ov, i);
 	if (r == 0)
