@@ -428,20 +428,22 @@ static void switch_dir(struct ov_inode *i, struct ov_rdir **rdirs)
 	ov_inode_unset(i, OV_I_PROPS);
 }
 
-/* An append-only file can be made so only when it has its name. Without the privilege the copy is an ordinary file. */
-static void keep_append_only(const struct cu *c)
+/* An append-only file can be made so only when it has its name: true. Without the privilege the copy is an ordinary file. */
+static bool keep_append_only(const struct cu *c)
 {
 	int flags = 0;
 
 	if (!(c->stx.stx_attributes & STATX_ATTR_APPEND) || c->fd < 0 || ioctl(c->fd, FS_IOC_GETFLAGS, &flags) < 0)
-		return;
+		return false;
 	flags |= FS_APPEND_FL;
-	if (ioctl(c->fd, FS_IOC_SETFLAGS, &flags) < 0)
-		ov_warn("the copy of append-only '%s' is not append-only: %s", c->src_name, strerror(errno));
+	if (ioctl(c->fd, FS_IOC_SETFLAGS, &flags) == 0)
+		return true;
+	ov_warn("the copy of append-only '%s' is not append-only: %s", c->src_name, strerror(errno));
+	return false;
 }
 
-/* The inode's object is the copy from now on; its open fd is the one of the copy. */
-static void switch_file(struct cu *c, struct ov_rdir *dir)
+/* The inode's object is the copy from now on; its open fd is the one of the copy. The mtime of an APPEND_ONLY one is its own. */
+static void switch_file(struct cu *c, struct ov_rdir *dir, bool append_only)
 {
 	struct overlay *ov = c->ov;
 	struct ov_inode *i = c->i;
@@ -453,10 +455,11 @@ static void switch_file(struct cu *c, struct ov_rdir *dir)
 	i->rname = NULL;
 	if (c->fd >= 0 && !c->metacopy) {
 		const struct timespec mtime = {.tv_sec = c->stx.stx_mtime.tv_sec, .tv_nsec = c->stx.stx_mtime.tv_nsec};
-		struct ov_fdslot *slot = ov_fdslot_put(&ov->fds, &i->slot, ov_steal_fd(&c->fd), OV_SLOT_WRITABLE);
+		unsigned flags = OV_SLOT_WRITABLE | (append_only ? OV_SLOT_APPEND : 0);
+		struct ov_fdslot *slot = ov_fdslot_put(&ov->fds, &i->slot, ov_steal_fd(&c->fd), flags);
 
 		if (slot) {
-			if (c->size == (off_t)c->stx.stx_size && ov_is_recent(&c->stx.stx_mtime)) /* not if cut: as of now */
+			if (!append_only && c->size == (off_t)c->stx.stx_size && ov_is_recent(&c->stx.stx_mtime)) /* not if cut: as of now */
 				ov_fdslot_learn_mtime(&ov->fds, slot, &mtime);
 			ov_fdslot_unpin(&ov->fds, slot);
 		}
@@ -511,8 +514,7 @@ static int commit_indexed(struct cu *c)
 		return r;
 	}
 	OV_CRASH("copy-up.indexed");
-	keep_append_only(c);
-	switch_file(c, ov->index);
+	switch_file(c, ov->index, keep_append_only(c));
 	i->rname = rname;
 	ov_inode_set(i, OV_I_UPPER | OV_I_NOPROT | OV_I_INDEXED | OV_I_LOWERNAMES);
 	ov_inode_unset(i, OV_I_LOWERLINKS | OV_I_METACOPY); /* the lower may have been a metacopy */
@@ -567,11 +569,10 @@ static int commit(struct cu *c)
 		return r;
 	}
 	OV_CRASH("copy-up.done");
-	keep_append_only(c);
 	if (ov_inode_isdir(i)) {
 		switch_dir(i, rdirs);
 	} else {
-		switch_file(c, ov_upper_rdir(parent));
+		switch_file(c, ov_upper_rdir(parent), keep_append_only(c));
 		if (c->metacopy)
 			ov_inode_set(i, OV_I_METACOPY);
 		else

@@ -504,6 +504,8 @@ static int attr_ioctl(struct overlay *ov, struct ov_inode *i, unsigned cmd, cons
 	slot = file_get_unlocked(ov, i, false, &r);
 	if (!slot)
 		return r;
+	if (set)
+		settle_mtime(ov, i, slot); /* what is append-only from now on would keep the wrong one */
 	r = do_ioctl(slot->fd, cmd, in, in_size, out, out_size);
 	ov_fdslot_unpin(&ov->fds, slot);
 	return r;
