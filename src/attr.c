@@ -72,6 +72,8 @@ int ov_statx_real(struct overlay *ov, const struct ov_layer *layer, struct ov_at
 		stx->stx_mode = (uint16_t)(st.type | (st.mode & 07777));
 		stx->stx_rdev_major = st.major;
 		stx->stx_rdev_minor = st.minor;
+		if (!S_ISREG(st.type) && !S_ISLNK(st.type)) /* what the stand-in holds is not a device's size */
+			stx->stx_size = stx->stx_blocks = 0;
 	}
 	return 0;
 }

@@ -213,6 +213,8 @@ ssize_t ov_write(struct overlay *ov, struct ov_inode *i, const void *buf, size_t
 	ssize_t n = 0;
 	int err = 0;
 
+	if (off < 0)
+		return -EINVAL;
 	slot = file_get_write(ov, i, &err);
 	if (!slot) /* to try again after EINTR is no use where the kernel writes back and drops the page */
 		return err == -EINTR ? -EIO : err;
