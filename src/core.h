@@ -269,6 +269,9 @@ int ov_cleanup_tree(int dirfd, const char *name, int depth);
  */
 int ov_whiteout_tmp(struct overlay *ov, int fd, char *name);
 
+/* AT of the upper gets NAME besides: if it is a file that would pass for an OCI whiteout then, mark it as none. 0 or -errno. */
+int ov_mark_plain_name(const struct overlay *ov, struct ov_at at, const char *name);
+
 /* Is NAME in upper directory RDIR (fd FD) occupied by a whiteout (of the layer's own kind or another)? */
 int ov_upper_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name);
 

@@ -149,6 +149,17 @@ int ov_oci_whiteout_done(int fd, const char *name, int made, int r)
 	return r;
 }
 
+int ov_mark_plain_name(const struct overlay *ov, struct ov_at at, const char *name)
+{
+	struct statx stx;
+	int r;
+
+	if (!ov_whiteout_oci_parse(name, NULL))
+		return 0;
+	r = ov_at_statx(at, STATX_TYPE, &stx); /* an override may call it what it likes */
+	return r < 0 ? r : S_ISREG(stx.stx_mode) ? ov_whiteout_mark_plain(at, ov->xp) : 0;
+}
+
 int ov_upper_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name)
 {
 	struct statx stx;
@@ -615,17 +626,13 @@ int ov_tmpfile(struct overlay *ov, struct ov_inode *parent, mode_t mode, const s
 
 /* ---- hard links ---- */
 
-static int link_on_disk(struct overlay *ov, struct ov_at from, struct ov_rdir *rdir, int dirfd, const char *name,
-			bool regular)
+static int link_on_disk(struct overlay *ov, struct ov_at from, struct ov_rdir *rdir, int dirfd, const char *name)
 {
 	char tmp[32];
-	int r;
+	int r = ov_mark_plain_name(ov, from, name);
 
-	if (regular && ov_whiteout_oci_parse(name, NULL)) {
-		r = ov_whiteout_mark_plain(from, ov->xp);
-		if (r < 0)
-			return r;
-	}
+	if (r < 0)
+		return r;
 	r = ov_at_link(from, dirfd, name);
 	OV_CRASH("link.direct");
 	if (r != -EEXIST)
@@ -755,7 +762,7 @@ int ov_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, con
 	if (r == 0 && ov_inode_is(i, OV_I_INDEXED))
 		r = ov_index_settle(ov, i);
 	if (r == 0)
-		r = link_on_disk(ov, real.at, rdir, d.fd, name, ov_is_file_on_disk(ov, i->type));
+		r = link_on_disk(ov, real.at, rdir, d.fd, name);
 	if (r == -EEXIST && ov_is_repeat(ov) && is_link_to(d.fd, name, real.at))
 		r = 0;
 	if (r < 0)

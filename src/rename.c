@@ -203,9 +203,7 @@ static int mark_moved(struct overlay *ov, struct side *from, const struct side *
 		if (r < 0)
 			return r;
 	}
-	if (ov_is_file_on_disk(ov, from->i->type) && ov_whiteout_oci_parse(to->name, NULL))
-		return ov_whiteout_mark_plain(at, ov->xp);
-	return 0;
+	return ov_mark_plain_name(ov, at, to->name);
 }
 
 static int mark_impure(struct overlay *ov, struct side *from, struct side *to)
