@@ -107,6 +107,18 @@ int ov_probe(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name,
 	return 0;
 }
 
+/* Does ".wh.NAME" lie beside the directory AT, and hide what it merges with? Not what a redirect leads to: that has another name. */
+static int oci_hides_below(const struct overlay *ov, struct ov_rdir *parent, int base_fd, const char *name)
+{
+	ov_cleanup_free char *redirect = NULL;
+	int r = ov_probe_oci_whiteout(parent, base_fd, name);
+
+	if (r <= 0)
+		return r;
+	r = ov_redirect_read(ov_at_name(base_fd, name), ov->xp, &redirect);
+	return r < 0 ? r : !redirect;
+}
+
 /* Is the directory NAME (fd FD of BASE) opaque: xattr, marker file inside, or ".wh.NAME" beside it? 1, 0, -errno. */
 static int dir_is_opaque(struct overlay *ov, struct ov_rdir *dir, int base_fd, const char *name)
 {
@@ -119,7 +131,7 @@ static int dir_is_opaque(struct overlay *ov, struct ov_rdir *dir, int base_fd, c
 		return 1;
 	if (r == OV_OPAQUE_XWHITEOUTS)
 		ov_layer_set_xwhiteouts(dir->layer); /* from here on its empty files are looked at, as in the kernel */
-	r = ov_probe_oci_whiteout(dir->parent, base_fd, name);
+	r = oci_hides_below(ov, dir->parent, base_fd, name);
 	if (r)
 		return r;
 	if (ov_rdir_wh(dir) == OV_WH_NONE)
