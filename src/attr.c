@@ -228,8 +228,7 @@ int ov_kill_suidgid(struct overlay *ov, struct ov_at at)
 	return ov_set_owner_mode(ov, at, NULL, NULL, &mode);
 }
 
-/* An empty file of a name like ".wh.x" would hide "x": it is marked as what it is before it gets empty. */
-static int mark_before_empty(struct overlay *ov, struct ov_inode *i, int fd)
+int ov_mark_plain_names(struct overlay *ov, const struct ov_inode *i, struct ov_at at)
 {
 	bool candidate = false;
 
@@ -237,7 +236,7 @@ static int mark_before_empty(struct overlay *ov, struct ov_inode *i, int fd)
 	for (const struct ov_dentry *d = i->names; d && !candidate; d = d->alias_next)
 		candidate = ov_whiteout_oci_parse(d->name, NULL);
 	pthread_mutex_unlock(&ov->tab.lock);
-	return candidate ? ov_whiteout_mark_plain(ov_at_fd(fd), ov->xp) : 0;
+	return candidate ? ov_whiteout_mark_plain(at, ov->xp) : 0;
 }
 
 static int set_size(struct overlay *ov, struct ov_inode *i, const struct ov_setattr *set)
@@ -250,7 +249,7 @@ static int set_size(struct overlay *ov, struct ov_inode *i, const struct ov_seta
 	if (!slot)
 		return err;
 	ov_fdslot_learn_mtime(&ov->fds, slot, NULL);
-	err = set->size == 0 ? mark_before_empty(ov, i, slot->fd) : 0;
+	err = set->size == 0 ? ov_mark_plain_names(ov, i, ov_at_fd(slot->fd)) : 0;
 	if (err == 0) {
 		do
 			err = ftruncate(slot->fd, set->size) < 0 ? -errno : 0;

@@ -272,6 +272,12 @@ int ov_whiteout_tmp(struct overlay *ov, int fd, char *name);
 /* AT of the upper gets NAME besides: if it is a file that would pass for an OCI whiteout then, mark it as none. 0 or -errno. */
 int ov_mark_plain_name(const struct overlay *ov, struct ov_at at, const char *name);
 
+/*
+ * An empty file of a name like ".wh.x" would hide "x": if the file I, which is AT, is known by one it is marked as what it is,
+ * before it gets empty, or a name by which it could get so while the other is not known. 0 or -errno.
+ */
+int ov_mark_plain_names(struct overlay *ov, const struct ov_inode *i, struct ov_at at);
+
 /* Is NAME in upper directory RDIR (fd FD) occupied by a whiteout (of the layer's own kind or another)? */
 int ov_upper_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name);
 

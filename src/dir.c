@@ -761,6 +761,8 @@ int ov_link(struct overlay *ov, struct ov_inode *i, struct ov_inode *parent, con
 		r = check_has_name(i, real.at);
 	if (r == 0 && ov_inode_is(i, OV_I_INDEXED))
 		r = ov_index_settle(ov, i);
+	if (r == 0 && S_ISREG(i->type))
+		r = ov_mark_plain_names(ov, i, real.at);
 	if (r == 0)
 		r = link_on_disk(ov, real.at, rdir, d.fd, name);
 	if (r == -EEXIST && ov_is_repeat(ov) && is_link_to(d.fd, name, real.at))

@@ -148,13 +148,17 @@ static void expect(int n, unsigned what)
 	if (old.guarded)
 		return;
 	HOLDS((what & MODE) || now->mode == old.mode);
-	if (!is_link(n) || fuzz_ov->override != OV_OVERRIDE_CONTAINERS) /* which has nowhere to keep the owner of a link */
-		HOLDS((what & OWNER) || (now->uid == old.uid && now->gid == old.gid));
+	if (is_link(n) && fuzz_ov->override == OV_OVERRIDE_CONTAINERS)
+		what |= OWNER | XATTR; /* there is nowhere to keep those of a link */
+	HOLDS((what & OWNER) || (now->uid == old.uid && now->gid == old.gid));
 	HOLDS((what & SIZE) || now->size == old.size);
 	HOLDS(now->ino == old.ino || ino_moved[now->nodeid]);
-	for (int x = 0; x < XATTRS && !(what & XATTR); x++)
+	for (int x = 0; x < XATTRS && !(what & XATTR); x++) {
+		if (now->xattrs[x] != old.xattrs[x])
+			TRACE("  xattr %d is another: %llx, was %llx\n", x, (unsigned long long)now->xattrs[x], (unsigned long long)old.xattrs[x]);
 		HOLDS(now->xattrs[x] == old.xattrs[x] || (x == XATTR_CAPABILITY && (what & CAP)) ||
 		      (x <= XATTR_ACL_DEFAULT && (what & ACL)));
+	}
 	HOLDS((what & XATTR) || now->other_xattrs == old.other_xattrs);
 }
 
@@ -685,7 +689,7 @@ static void call_xattr(const uint8_t *c)
 	if (r < 0)
 		return;
 	HOLDS(!layers_read_only(input));
-	HOLDS((c[5] & 3) != XATTR_CREATE || !model.n[n].xattrs[x]);
+	HOLDS((c[5] & 3) != XATTR_CREATE || !model.n[n].xattrs[x] || x <= XATTR_ACL_DEFAULT); /* no flags for these */
 	HOLDS((c[5] & 3) != XATTR_REPLACE || model.n[n].xattrs[x] || x <= XATTR_ACL_DEFAULT);
 	expect(n, XATTR | (x <= XATTR_ACL_DEFAULT ? MODE : 0));
 	if (x <= XATTR_CAPABILITY)
@@ -753,7 +757,7 @@ static void call_look(const uint8_t *c)
 		HOLDS(ov_print_state(fuzz_ov, buf, sizeof(buf)) < sizeof(buf));
 		break;
 	case 6:
-		HOLDS(strlen(ov_path(fuzz_ov, model.n[n].nodeid, buf, 2 + c[5])) < 2u + c[5] || !tree_names(&model, n));
+		HOLDS(strlen(ov_path(fuzz_ov, model.n[n].nodeid, buf, 260 + c[5])) < 260u + c[5] || !tree_names(&model, n)); /* room for a name at least */
 		break;
 	default:
 		HOLDS(!ov_inode_get(fuzz_ov, 1u << 30 | c[5]));

@@ -104,6 +104,7 @@ size_t fuzz_xattr_value(unsigned x, unsigned kind, uint8_t *buf)
 
 static char base[] = "/var/tmp/fuse-overlay-fuzz.XXXXXX";
 bool layers_hidden_names;
+static bool immovable; /* something in the upper may not be removed, be it only a whiteout in a directory that goes */
 static int place_fd, home_fd; /* layers have relative names; the caller's files, too */
 
 static void leave(void)
@@ -164,7 +165,8 @@ struct made {
 struct maker {
 	struct made obj[OBJECTS_MAX];
 	unsigned n;
-	bool xattr_kind; /* deletions are empty files with an xattr: what has that must be one from the beginning */
+	bool xattr_kind; /* deletions are empty files with an xattr */
+	bool xwhiteouts[2]; /* there are such files in the lowers, the upper */
 	bool oci; /* deletions are ".wh." files: nothing that is in the view may have such a name */
 	const char *prefix; /* of the overlay's xattrs */
 	const char *other_prefix;
@@ -250,10 +252,9 @@ static void make_object(struct maker *m, const char *dir, const char *path, unsi
 	case 10: /* a whiteout by xattr, in a directory that may say so */
 		make_file(path, 0);
 		set_text(m, path, mix, "whiteout", arg & 1 ? "y" : "");
-		if ((arg & 2) || (dir[0] == 'u' && m->xattr_kind))
+		if (arg & 2)
 			set_text(m, dir, mix, "opaque", "x");
-		if (dir[0] == 'u' && m->xattr_kind)
-			set_text(m, dirs[UPPER], mix, "opaque", "x");
+		m->xwhiteouts[dir[0] == 'u'] = true;
 		break;
 	case 12:
 		make_file(path, 0);
@@ -399,6 +400,7 @@ static void mark(struct maker *m, const uint8_t *r)
 		break;
 	case 28:
 		TRACE("layer: %.40s chattr\n", path);
+		immovable |= path[0] == 'u';
 		set_flags(path, arg & 1 ? FS_APPEND_FL : FS_IMMUTABLE_FL);
 		break;
 	case 29:
@@ -409,6 +411,26 @@ static void mark(struct maker *m, const uint8_t *r)
 		for (size_t k = 0; k < len; k++)
 			value[k] = (uint8_t)(r[4] >> 1) + (uint8_t)k * (arg >> 3);
 		set(m, path, mix, names[(arg ^ r[4]) % 12], value, len);
+		m->xwhiteouts[path[0] == 'u'] |= strcmp(names[(arg ^ r[4]) % 12], "whiteout") == 0;
+	}
+}
+
+/*
+ * As in the kernel, an empty file with a whiteout's xattr is one as soon as its layer is known to have some: after the first
+ * directory that says so, which may be any that is looked up later. What is a file must not become none meanwhile: the roots say
+ * so, and nothing else.
+ */
+static void tell_xwhiteouts(const struct maker *m)
+{
+	for (int n = UPPER; n < WORK; n++) {
+		char name[64];
+
+		if (!m->xwhiteouts[n == UPPER] && !(n == UPPER && m->xattr_kind))
+			continue;
+		snprintf(name, sizeof(name), "%soverlay.opaque", m->other_prefix);
+		(void)lremovexattr(dirs[n], name);
+		(void)lremovexattr(dirs[n], "user.fuseoverlayfs.opaque");
+		set_text(m, dirs[n], false, "opaque", "x");
 	}
 }
 
@@ -427,6 +449,8 @@ void layers_make(const struct input *in)
 	m.n = 0;
 	m.xattr_kind = ((in->header[2] >> 3) & 3) == 2;
 	m.oci = is_oci(in);
+	memset(m.xwhiteouts, 0, sizeof(m.xwhiteouts));
+	immovable = false;
 	m.prefix = user ? "user." : "trusted.";
 	m.other_prefix = user ? "trusted." : "user.";
 	for (int n = 0; n < LAYERS; n++) {
@@ -445,6 +469,7 @@ void layers_make(const struct input *in)
 		else
 			create(&m, r);
 	}
+	tell_xwhiteouts(&m);
 }
 
 static void remove_tree(int dirfd, const char *name)
@@ -536,7 +561,7 @@ void layers_check_work(bool is_volatile)
 
 	while (dir && (de = readdir(dir)))
 		if (strcmp(de->d_name, ".") != 0 && strcmp(de->d_name, "..") != 0)
-			HOLDS(is_volatile && strcmp(de->d_name, "incompat") == 0);
+			HOLDS(immovable || (is_volatile && strcmp(de->d_name, "incompat") == 0));
 	if (dir)
 		closedir(dir);
 	if (is_volatile)
@@ -573,7 +598,7 @@ void layers_config(const struct input *in, struct ov_config *cfg)
 	cfg->index = (h[0] & 64) && cfg->upper;
 	cfg->volatile_ = (h[0] & 128) && cfg->upper;
 	cfg->sync = cfg->volatile_ ? OV_SYNC_OFF : OV_SYNC_ON;
-	cfg->redirect = h[1] & 3;
+	cfg->redirect = !cfg->metacopy ? h[1] & 3 : cfg->upper ? OV_REDIRECT_ON : OV_REDIRECT_FOLLOW; /* as options must be */
 	cfg->xattr_permissions = ((h[1] >> 2) & 3) % 3;
 	cfg->noacl = (h[1] & 0x30) == 0x30;
 	cfg->noxattrs = (h[1] & 0x70) == 0x70;
