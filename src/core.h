@@ -264,10 +264,16 @@ void ov_cleanup_tmp(struct overlay *ov, const char *name);
 int ov_cleanup_tree(int dirfd, const char *name, int depth);
 
 /*
- * Make a whiteout under a fresh name in workdir/work, of a kind that counts in the upper directory FD, to where it can be moved.
- * NAME: 32 bytes. 0 or -errno.
+ * The kind of whiteout that hides NAME in the upper directory FD: the mount's, but by xattr where the name of an OCI whiteout
+ * is too long or an ordinary file's, whose mark shows that xattrs can be had. Or -errno.
  */
-int ov_whiteout_tmp(struct overlay *ov, int fd, char *name);
+int ov_whiteout_kind_for(const struct overlay *ov, int fd, const char *name);
+
+/*
+ * Make a whiteout for NAME of the upper directory FD under a fresh name in workdir/work, to be moved there. Not if its kind is
+ * OCI. TMP: 32 bytes, the fresh name. 0 or -errno.
+ */
+int ov_whiteout_tmp(struct overlay *ov, int fd, const char *name, char *tmp);
 
 /* AT of the upper gets NAME besides: if it is a file that would pass for an OCI whiteout then, mark it as none. 0 or -errno. */
 int ov_mark_plain_name(const struct overlay *ov, struct ov_at at, const char *name);

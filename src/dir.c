@@ -59,13 +59,13 @@ void ov_cleanup_tmp(struct overlay *ov, const char *name)
 }
 
 /* A link to the shared whiteout as DIRFD/NAME; it is made when first needed, and anew when it has too many links. */
-static int link_whiteout(struct overlay *ov, int dirfd, const char *name)
+static int link_whiteout(struct overlay *ov, int dirfd, const char *name, enum ov_whiteout_kind kind)
 {
 	char fresh[32];
 	int r;
 
 	if (!ov->whiteout_links)
-		return ov_whiteout_make(dirfd, name, (enum ov_whiteout_kind)ov->whiteout_kind, ov->xp);
+		return ov_whiteout_make(dirfd, name, kind, ov->xp);
 	if (linkat(ov->work_fd, SHARED_WHITEOUT, dirfd, name, 0) == 0)
 		return 0;
 	r = -errno;
@@ -73,7 +73,7 @@ static int link_whiteout(struct overlay *ov, int dirfd, const char *name)
 		return r;
 	if (r == -EMLINK || r == -ENOENT) {
 		ov_tmp_name(ov, fresh);
-		r = ov_whiteout_make(ov->work_fd, fresh, (enum ov_whiteout_kind)ov->whiteout_kind, ov->xp);
+		r = ov_whiteout_make(ov->work_fd, fresh, kind, ov->xp);
 		OV_CRASH("whiteout.made");
 		if (r == 0)
 			r = ov_renameat2(ov->work_fd, fresh, ov->work_fd, SHARED_WHITEOUT, 0);
@@ -81,16 +81,16 @@ static int link_whiteout(struct overlay *ov, int dirfd, const char *name)
 		if (r == 0 && linkat(ov->work_fd, SHARED_WHITEOUT, dirfd, name, 0) == 0)
 			return 0;
 	}
-	return ov_whiteout_make(dirfd, name, (enum ov_whiteout_kind)ov->whiteout_kind, ov->xp);
+	return ov_whiteout_make(dirfd, name, kind, ov->xp);
 }
 
 /* Whiteouts that are xattrs only count where the directory says that there may be some. */
-static int allow_xwhiteouts(struct overlay *ov, int fd)
+static int allow_xwhiteouts(struct overlay *ov, int fd, enum ov_whiteout_kind kind)
 {
 	struct ov_layer *upper = &ov->layers[0];
 	int r;
 
-	if (ov->whiteout_kind != OV_WH_XATTR)
+	if (kind != OV_WH_XATTR)
 		return 0;
 	if (!ov_layer_has_xwhiteouts(upper)) {
 		r = ov_opaque_write(ov_at_fd(upper->root_fd), ov->xp, true);
@@ -103,26 +103,47 @@ static int allow_xwhiteouts(struct overlay *ov, int fd)
 	return r == OV_OPAQUE_NO ? ov_opaque_write(ov_at_fd(fd), ov->xp, true) : (r < 0 ? r : 0);
 }
 
-int ov_whiteout_tmp(struct overlay *ov, int fd, char *name)
+int ov_whiteout_kind_for(const struct overlay *ov, int fd, const char *name)
 {
-	int r = allow_xwhiteouts(ov, fd);
+	char oci[NAME_MAX + 1];
+	struct statx stx;
+	int r;
 
-	ov_tmp_name(ov, name);
-	return r < 0 ? r : link_whiteout(ov, ov->work_fd, name);
+	if (ov->whiteout_kind != OV_WH_OCI)
+		return ov->whiteout_kind;
+	r = ov_whiteout_oci_name(name, oci);
+	if (r == 0)
+		r = ov_at_statx(ov_at_name(fd, oci), STATX_BASIC_STATS, &stx);
+	if (r == -ENOENT)
+		return OV_WH_OCI;
+	if (r == 0)
+		r = ov_whiteout_oci_is_real(ov_at_name(fd, oci), &stx);
+	return r == -ENAMETOOLONG || r == 0 ? OV_WH_XATTR : r < 0 ? r : OV_WH_OCI;
+}
+
+int ov_whiteout_tmp(struct overlay *ov, int fd, const char *name, char *tmp)
+{
+	int kind = ov_whiteout_kind_for(ov, fd, name);
+	int r = kind < 0 ? kind : allow_xwhiteouts(ov, fd, (enum ov_whiteout_kind)kind);
+
+	ov_tmp_name(ov, tmp);
+	return r < 0 ? r : link_whiteout(ov, ov->work_fd, tmp, (enum ov_whiteout_kind)kind);
 }
 
 int ov_place_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name)
 {
-	int r;
+	int r, kind = ov_whiteout_kind_for(ov, fd, name);
 
-	if (ov->whiteout_kind == OV_WH_OCI) {
+	if (kind < 0)
+		return kind;
+	if (kind == OV_WH_OCI) {
 		ov_rdir_set_wh(rdir, OV_WH_SOME);
 		r = ov_whiteout_make_oci(fd, name);
 		return r < 0 ? r : 0;
 	}
-	r = allow_xwhiteouts(ov, fd);
+	r = allow_xwhiteouts(ov, fd, (enum ov_whiteout_kind)kind);
 	if (r == 0)
-		r = link_whiteout(ov, fd, name);
+		r = link_whiteout(ov, fd, name, (enum ov_whiteout_kind)kind);
 	OV_CRASH("whiteout.placed");
 	return r;
 }
@@ -903,11 +924,13 @@ static int remove_behind_oci(struct overlay *ov, struct ov_rdir *rdir, int fd, c
 static int swap_for_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name, bool dir)
 {
 	char tmp[32];
-	int r;
+	int r = ov_whiteout_kind_for(ov, fd, name);
 
-	if (ov->whiteout_kind == OV_WH_OCI)
+	if (r < 0)
+		return r;
+	if (r == OV_WH_OCI)
 		return remove_behind_oci(ov, rdir, fd, name, dir);
-	r = ov_whiteout_tmp(ov, fd, tmp);
+	r = ov_whiteout_tmp(ov, fd, name, tmp);
 	if (r < 0)
 		return r;
 	OV_CRASH("remove.whiteout");

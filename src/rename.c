@@ -276,7 +276,7 @@ static int clear_target_dir(struct overlay *ov, struct side *new)
 static int move_in_two_steps(struct overlay *ov, struct side *old, struct side *new)
 {
 	char tmp[32];
-	int r = ov_whiteout_tmp(ov, old->fd.fd, tmp);
+	int r = ov_whiteout_tmp(ov, old->fd.fd, old->name, tmp);
 
 	if (r < 0)
 		return r;
@@ -298,9 +298,11 @@ static int move_in_two_steps(struct overlay *ov, struct side *old, struct side *
 
 static int move_with_whiteout(struct overlay *ov, struct side *old, struct side *new)
 {
-	int r = -EINVAL;
+	int kind = ov_whiteout_kind_for(ov, old->fd.fd, old->name), r = -EINVAL;
 
-	if (ov->whiteout_kind == OV_WH_OCI) { /* it hides the layers below only: the old view still */
+	if (kind < 0)
+		return kind;
+	if (kind == OV_WH_OCI) { /* it hides the layers below only: the old view still */
 		r = ov_oci_whiteout_ahead(ov_upper_rdir(old->dir), old->fd.fd, old->name);
 		OV_CRASH("rename.oci-whiteout");
 		return r < 0 ? r
@@ -311,7 +313,7 @@ static int move_with_whiteout(struct overlay *ov, struct side *old, struct side 
 		r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, RENAME_WHITEOUT);
 	if (r != -EINVAL && r != -EPERM)
 		return r;
-	if (!new->i && ov->can_exchange) { /* a whiteout hides nothing where nothing is, and the rest is one step */
+	if (!new->i && ov->can_exchange && kind == ov->whiteout_kind) { /* a whiteout hides nothing where nothing is, and the rest is one step */
 		r = new->whiteout ? 0 : ov_place_whiteout(ov, ov_upper_rdir(new->dir), new->fd.fd, new->name);
 		OV_CRASH("rename.whiteout-ahead");
 		return r < 0 ? r : ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, RENAME_EXCHANGE);

@@ -542,6 +542,38 @@ def test_oci_whiteouts_are_written_on_request():
         eq(names(ov.mnt), ["d", "e", "f", "s"])
 
 
+@test(not_kernel="it is about an environment variable")
+def test_what_an_oci_whiteout_cannot_hide():
+    """Its name is taken by an ordinary file, or would be too long: an xattr hides it then."""
+    env = dict(os.environ, FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT="1")
+    long = "n" * 254
+    with Overlay({"b": "x", "k": "", "d": {"y": ""}, long: "", "stays": ""}, env=env) as ov:
+        for name in ("b", "k"):
+            write(ov.m(".wh." + name), "an ordinary file")
+        os.mkdir(ov.m(".wh.d"))
+        os.unlink(ov.m("k"))
+        os.rename(ov.m("b"), ov.m("bb"))
+        write(ov.m("d/z"), "")
+        shutil.rmtree(ov.m("d"))
+        os.unlink(ov.m(long))
+        for _ in range(2):
+            eq(names(ov.mnt), [".wh.b", ".wh.d", ".wh.k", "bb", "stays"])
+            ov.remount()
+
+
+@test(not_kernel="it is about an environment variable")
+def test_directory_moved_over_an_oci_whiteout():
+    env = dict(os.environ, FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT="1")
+    with Overlay({"a": "", "d": {"e": {"f": ""}}}, env=env, mount=False) as ov:
+        feature(ov, "redirect_dir=on", "redirect")
+        os.unlink(ov.m("a"))
+        os.rename(ov.m("d/e"), ov.m("a"))
+        for _ in range(2):
+            eq(names(ov.m("a")), ["f"])
+            eq(names(ov.m("d")), [])
+            ov.remount()
+
+
 # --- index, metacopy, redirect
 
 def feature(ov, opts, word):
