@@ -249,7 +249,10 @@ static int copy_metadata(struct cu *c)
 	if (r < 0)
 		return r;
 	OV_CRASH("copy-up.xattrs");
-	r = write_origin(c, to);
+	if (c->src.layer->override != OV_OVERRIDE_NONE && c->ov->override == OV_OVERRIDE_NONE && !S_ISLNK(c->stx.stx_mode))
+		r = ov_at_chmod(to, c->stx.stx_mode & 07777); /* the stand-in's ACL may have been for another mode */
+	if (r == 0)
+		r = write_origin(c, to);
 	if (r == 0 && c->indexed) /* the entry itself will be the only name in the upper */
 		r = ov_nlink_write(to, c->ov->xp, 'U', (int)c->stx.stx_nlink - 1);
 	if (r < 0)
