@@ -65,10 +65,12 @@ int ov_statx_real(struct overlay *ov, const struct ov_layer *layer, struct ov_at
 		return 0; /* absent or unreadable: the file speaks for itself */
 	stx->stx_uid = st.uid;
 	stx->stx_gid = st.gid;
+	if (S_ISLNK(stx->stx_mode))
+		return 0; /* whatever it says: a link has no mode, and stands for nothing else */
 	stx->stx_mode = (uint16_t)((stx->stx_mode & S_IFMT) | (st.mode & 07777));
 	if (S_ISCHR(st.type) && !st.major && !st.minor)
 		st.type = 0; /* a whiteout is one on disk, not by what an xattr says; nobody can make such a device */
-	if (st.type && !S_ISDIR(stx->stx_mode) && !S_ISDIR(st.type)) {
+	if (st.type && S_ISREG(stx->stx_mode) && !S_ISDIR(st.type)) { /* only a file stands for something else */
 		stx->stx_mode = (uint16_t)(st.type | (st.mode & 07777));
 		stx->stx_rdev_major = st.major;
 		stx->stx_rdev_minor = st.minor;
