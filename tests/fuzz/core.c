@@ -339,16 +339,17 @@ static void call_link(const uint8_t *c)
 {
 	int dir = pick_dir(c[1], c[2] > 240), n = dir ? pick(c[3], NULL) : 0, name, r;
 	struct ov_entry e = {0};
-	bool was_fresh, tmpfile;
+	struct statx before = {0};
+	bool was_fresh, named;
 
 	if (!n || pick_child(dir, c[2], &name) != NO_CHILD)
 		return;
-	tmpfile = ov_inode_is(inode(n), OV_I_TMPFILE);
+	named = tree_names(&model, n) || ov_inode_is(inode(n), OV_I_TMPFILE) ||
+		(ov_getattr(fuzz_ov, inode(n), &before) == 0 && before.stx_nlink > 0); /* by names that the view does not show */
 	r = ov_link(fuzz_ov, inode(n), inode(dir), fuzz_names[name], &e);
 	TRACE("  link %d as %d/%.20s: %d\n", n, dir, fuzz_names[name], r);
 	HOLDS(is_plausible(r));
-	if (layers_read_only(input) || !is_dir(dir) || model.n[dir].dead || is_dir(n) ||
-	    (!tree_names(&model, n) && !tmpfile))
+	if (layers_read_only(input) || !is_dir(dir) || model.n[dir].dead || is_dir(n) || !named)
 		HOLDS(r < 0);
 	if (r < 0) {
 		HOLDS(r != -EEXIST || has_hidden_names());
@@ -460,6 +461,8 @@ static void call_rename(const uint8_t *c)
 	if (r < 0) {
 		HOLDS(r != -ENOENT || old == NO_CHILD || ((flags & RENAME_EXCHANGE) && !new));
 		HOLDS(r != -EEXIST || (flags & RENAME_NOREPLACE) || has_hidden_names());
+		if (new > 0 && is_dir(new))
+			model.n[new].cut_off = true;
 		return;
 	}
 	renamed(olddir, oldname, newdir, newname, flags);

@@ -97,6 +97,7 @@ bool layers_read_only(const struct input *in);
 
 struct node {
 	bool used, dead, fresh;
+	bool cut_off; /* opaque after a rename over it that failed: an empty directory that merges with nothing any more */
 	bool guarded; /* chattr(1) flags: what may be changed is not foretold */
 	mode_t mode;
 	uid_t uid;
@@ -138,7 +139,7 @@ void view_read(struct tree *t, bool plus);
 void view_refresh(struct tree *t, int n);
 void view_refresh_data(struct tree *t, int n);
 /* The two are the same; MORE: also what the model does not foretell (times, inode numbers, link counts). */
-void view_compare(const struct tree *want, const struct tree *have, bool more);
+void view_compare(const struct tree *want, struct tree *have, bool more);
 /* Count what a lookup gave. */
 void view_hold(uint64_t nodeid);
 void view_forget_all(void);
