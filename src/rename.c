@@ -313,7 +313,8 @@ static int move_with_whiteout(struct overlay *ov, struct side *old, struct side 
 		r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, RENAME_WHITEOUT);
 	if (r != -EINVAL && r != -EPERM)
 		return r;
-	if (!new->i && ov->can_exchange && kind == ov->whiteout_kind) { /* a whiteout hides nothing where nothing is, and the rest is one step */
+	/* a whiteout hides nothing where nothing is, and the rest is one step */
+	if (!new->i && ov->can_exchange && kind == ov->whiteout_kind) {
 		r = new->whiteout ? 0 : ov_place_whiteout(ov, ov_upper_rdir(new->dir), new->fd.fd, new->name);
 		OV_CRASH("rename.whiteout-ahead");
 		return r < 0 ? r : ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, RENAME_EXCHANGE);
