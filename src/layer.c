@@ -94,7 +94,7 @@ int ov_layer_look(struct ov_layer *l)
 	r = ov_fs_uuid(l->root_fd, l->uuid);
 	if (r < 0)
 		memset(l->uuid, 0, sizeof(l->uuid));
-	l->xwhiteouts = ov_opaque_read(ov_at_fd(l->root_fd)) == OV_OPAQUE_XWHITEOUTS;
+	l->xwhiteouts = ov_opaque_allows_xwhiteouts(ov_at_fd(l->root_fd));
 	l->override = ov_override_detect(ov_at_fd(l->root_fd));
 	return 0;
 }

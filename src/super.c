@@ -470,7 +470,7 @@ void ov_clean_work(struct overlay *ov)
 		if (de->d_name[0] == '#')
 			ov_cleanup_tmp(ov, de->d_name);
 	closedir(dir);
-	if (ov_opaque_read(ov_at_fd(ov->layers[0].root_fd)) == OV_OPAQUE_XWHITEOUTS)
+	if (ov_opaque_allows_xwhiteouts(ov_at_fd(ov->layers[0].root_fd)))
 		ov_layer_set_xwhiteouts(&ov->layers[0]);
 }
 

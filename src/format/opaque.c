@@ -66,6 +66,12 @@ int ov_opaque_read(struct ov_at at)
 	return found;
 }
 
+bool ov_opaque_allows_xwhiteouts(struct ov_at at)
+{
+	return read_one(at, ov_xattr_name(OV_XP_TRUSTED, OV_X_OPAQUE)) == OV_OPAQUE_XWHITEOUTS ||
+	       read_one(at, ov_xattr_name(OV_XP_USER, OV_X_OPAQUE)) == OV_OPAQUE_XWHITEOUTS;
+}
+
 int ov_opaque_write(struct ov_at at, int prefix, bool xwhiteouts)
 {
 	return ov_at_setxattr(at, ov_xattr_name(prefix, OV_X_OPAQUE), xwhiteouts ? "x" : "y", 1, 0);

@@ -16,6 +16,12 @@ enum ov_opaque {
  */
 int ov_opaque_read(struct ov_at at);
 
+/*
+ * Does the root AT of a layer say, under either prefix, that there may be xattr whiteouts in it? Also if it is called opaque under
+ * the other, which means nothing there. An error is a no.
+ */
+bool ov_opaque_allows_xwhiteouts(struct ov_at at);
+
 /* Set overlay.opaque to "y" (XWHITEOUTS false) or "x" under PREFIX. 0 or -errno. */
 int ov_opaque_write(struct ov_at at, int prefix, bool xwhiteouts);
 
