@@ -269,30 +269,49 @@ static int clear_target_dir(struct overlay *ov, struct side *new)
 	return r;
 }
 
+/* Undo a move. What it replaced is KEPT in workdir/work, if that is not "". At no moment is either of the two without a name. */
+static int move_back(struct overlay *ov, const struct side *old, const struct side *new, const char *kept)
+{
+	int r;
+
+	if (!new->i)
+		return ov_renameat2(new->fd.fd, new->name, old->fd.fd, old->name, 0);
+	if (!*kept)
+		return -ENOENT;
+	r = ov_at_link(ov_at_name(new->fd.fd, new->name), old->fd.fd, old->name);
+	return r < 0 ? r : ov_renameat2(ov->work_fd, kept, new->fd.fd, new->name, 0);
+}
+
 /*
  * A crash between the two leaves both names, never none. All that may fail comes before them. If the second fails all the same
- * the first is taken back, unless it has replaced something: then the move counts (1), and the old name shows what is below.
+ * the first is taken back; where it cannot be, the move counts (1), and the old name shows what is below.
  */
 static int move_in_two_steps(struct overlay *ov, struct side *old, struct side *new)
 {
-	char tmp[32];
+	char tmp[32], kept[32] = "";
 	int r = ov_whiteout_tmp(ov, old->fd.fd, old->name, tmp);
 
 	if (r < 0)
 		return r;
+	if (new->i && !ov_inode_isdir(new->i)) {
+		ov_tmp_name(ov, kept);
+		if (ov_at_link(ov_at_name(new->fd.fd, new->name), ov->work_fd, kept) < 0)
+			kept[0] = '\0';
+	}
 	r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0);
 	OV_CRASH("rename.one-of-two");
 	if (r == 0) {
 		r = ov_renameat2(ov->work_fd, tmp, old->fd.fd, old->name, 0);
-		if (r == 0)
-			return 0;
-		if (new->i || ov_renameat2(new->fd.fd, new->name, old->fd.fd, old->name, 0) < 0) {
+		if (r < 0 && move_back(ov, old, new, kept) < 0) {
 			ov_error("'%s' was renamed, but cannot be hidden in the lower layers: %s; it is seen again", old->name,
 				 strerror(-r));
 			r = 1;
 		}
 	}
-	ov_cleanup_tmp(ov, tmp);
+	if (r != 0)
+		ov_cleanup_tmp(ov, tmp);
+	if (kept[0])
+		ov_cleanup_tmp(ov, kept);
 	return r;
 }
 

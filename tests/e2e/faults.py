@@ -136,16 +136,17 @@ def lower_spec():
 class Change:
     """STEPS are done one after the other; between two of them the view is one of the states that are allowed.
     PREP is done before on a program that does not fail. MISSING: calls that fail while it mounts, so that it takes the
-    file system for one that lacks them. KERNEL: the kernel's overlay shows the result the same. LATE: names of the file
-    that is written: where the power fails its data may be lost, but not its time. LOOSE: also where only the daemon dies: a
-    metacopy with several names, which only the kernel makes, cannot be replaced as a whole. UNSURE: names of the file of which
-    the kernel may show, after an error, what it has in its cache."""
+    file system for one that lacks them. KERNEL: the kernel's overlay shows the result the same. BOTH: the old name of a rename
+    that takes two steps: it may still be seen beside the new one where the program dies between them, or can neither go on nor
+    go back. LATE: names of the file that is written: where the power fails its data may be lost, but not its time. LOOSE:
+    also where only the daemon dies: a metacopy with several names, which only the kernel makes, cannot be replaced as a
+    whole. UNSURE: names of the file of which the kernel may show, after an error, what it has in its cache."""
 
     def __init__(self, name, *steps, prep=(), opts="", modes=MODES, env=None, missing=None, kernel=True, late=(),
-                 loose=False, unsure=()):
+                 loose=False, unsure=(), both=None):
         self.name, self.steps, self.prep, self.opts, self.modes = name, steps, prep, opts, modes
         self.env, self.missing, self.kernel, self.late, self.loose = env, missing, kernel, late, loose
-        self.unsure = set(late) | set(unsure)
+        self.unsure, self.both = set(late) | set(unsure), both
 
     def same(self, view, state, data_lost=False):
         """Is VIEW the STATE? A time may be newer than the data, where that can be lost, but never older."""
@@ -154,6 +155,10 @@ class Change:
         late = [n for n in self.late if (self.loose or data_lost) and n in view and view[n]["mtime"] == "now"]
         with_time = {n: {**view[n], "mtime": state[n]["mtime"]} for n in late if n in state}
         return {**view, **with_time} == state
+
+    def halfway(self, view, state):
+        """Is VIEW the STATE after a rename of which the old name is still seen?"""
+        return self.both is not None and self.both in view and self.both not in state and {n: v for n, v in view.items() if n != self.both} == state
 
 
 def _at(fn, *names):
@@ -293,6 +298,8 @@ ALL_CHANGES = [
     Change("rename-without-whiteout", _rename("small", "n"), missing={"rename-whiteout": errno.EINVAL}),
     Change("rename-upper", _rename("new", "n"), _rename("n", "n2"), prep=[_create("new"), _create("n2")]),
     Change("rename-over", _rename("small", "f")),
+    Change("rename-over-in-two-steps", _rename("small", "f"), missing={"rename-whiteout": errno.EINVAL}, both="small"),
+    Change("oci-rename-name-taken", _rename("small", "n"), prep=[_create(".wh.small")], env=OCI, kernel=False, both="small"),
     Change("rename-across", _rename("d/in", "keep/one")),
     Change("rename-over-whiteout", _rename("f", "small"), prep=[_unlink("small")]),
     Change("rename-exchange", _rename("small", "f", RENAME_EXCHANGE)),

@@ -28,7 +28,7 @@ def run_steps(ov, change):
 
 def which(change, view, states, allowed, what):
     for n in allowed:
-        if change.same(view, states[n]):
+        if change.same(view, states[n]) or (n > allowed[0] and change.halfway(view, states[n])):
             return n
     raise Failed("%s: neither before nor after the step\n  %s\n  %s" % (
         what, "\n  ".join(same_diff(view, states[allowed[0]], "now", "before")),

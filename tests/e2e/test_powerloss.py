@@ -213,7 +213,7 @@ def which(change, view, states, certain, begun, what):
     if view == states[certain]:
         return certain
     for n in range(certain, begun + 1):
-        if change.same(view, states[n], n < begun):
+        if change.same(view, states[n], n < begun) or (n > certain and change.halfway(view, states[n])):
             return n
     raise Failed("%s: none of the states %d to %d\n  %s\n  %s" % (
         what, certain, begun, "\n  ".join(same_diff(view, states[certain], "now", "first")),
