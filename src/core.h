@@ -275,6 +275,22 @@ int ov_whiteout_kind_for(const struct overlay *ov, int fd, const char *name);
  */
 int ov_whiteout_tmp(struct overlay *ov, int fd, const char *name, char *tmp);
 
+/*
+ * Hide NAME of the layers below by an OCI whiteout for as long as upper directory RDIR (fd FD) has neither the entry nor a
+ * whiteout of another kind for it. 2, 1 if it was hidden so before, 0 if that cannot be since an ordinary file has the name or it
+ * is too long, or -errno. _end() takes that result, and the whiteout away again.
+ */
+int ov_oci_bridge(struct ov_rdir *rdir, int fd, const char *name);
+void ov_oci_bridge_end(int fd, const char *name, int bridge);
+
+/*
+ * Take the whiteout NAME out of the way of a directory that goes to its place, behind a bridge where the two cannot be exchanged.
+ * The bridge or -errno. Then _done() with that and R, how the directory got there, which puts the whiteout back if it did not.
+ * Returns R.
+ */
+int ov_lift_whiteout(struct ov_rdir *rdir, int fd, const char *name);
+int ov_lift_done(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name, int bridge, int r);
+
 /* AT of the upper gets NAME besides: if it is a file that would pass for an OCI whiteout then, mark it as none. 0 or -errno. */
 int ov_mark_plain_name(const struct overlay *ov, struct ov_at at, const char *name);
 

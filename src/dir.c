@@ -170,6 +170,46 @@ int ov_oci_whiteout_done(int fd, const char *name, int made, int r)
 	return r;
 }
 
+int ov_oci_bridge(struct ov_rdir *rdir, int fd, const char *name)
+{
+	int made = ov_oci_whiteout_ahead(rdir, fd, name), r;
+
+	if (made == -ENAMETOOLONG)
+		return 0;
+	r = made ? made : ov_probe_oci_whiteout(rdir, fd, name);
+	return r <= 0 ? r : made ? 2 : 1;
+}
+
+void ov_oci_bridge_end(int fd, const char *name, int bridge)
+{
+	int r = bridge == 2 ? ov_whiteout_drop_oci(fd, name) : 0;
+
+	if (r < 0)
+		ov_warn("a spare whiteout of '%s' stays: %s", name, strerror(-r));
+}
+
+int ov_lift_whiteout(struct ov_rdir *rdir, int fd, const char *name)
+{
+	int bridge = ov_oci_bridge(rdir, fd, name), r;
+
+	if (bridge < 0 || unlinkat(fd, name, 0) == 0)
+		return bridge;
+	r = -errno;
+	ov_oci_bridge_end(fd, name, bridge);
+	return r;
+}
+
+int ov_lift_done(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name, int bridge, int r)
+{
+	int back = r < 0 ? ov_place_whiteout(ov, rdir, fd, name) : 0;
+
+	if (back == 0)
+		ov_oci_bridge_end(fd, name, bridge);
+	else if (!bridge)
+		ov_error("the whiteout '%s' is lost: %s; what lies below it is seen again", name, strerror(-back));
+	return r;
+}
+
 int ov_mark_plain_name(const struct overlay *ov, struct ov_at at, const char *name)
 {
 	struct statx stx;
@@ -379,10 +419,10 @@ static int make_in_work(struct creation *c, char *tmp, bool opaque)
 }
 
 /* Move the complete TMP to NAME, over a whiteout if there is one. */
-static int place(struct creation *c, int dirfd, const char *tmp, bool over_whiteout)
+static int place(struct creation *c, struct ov_rdir *rdir, int dirfd, const char *tmp, bool over_whiteout)
 {
 	struct overlay *ov = c->ov;
-	int r;
+	int bridge, r;
 
 	if (!over_whiteout) {
 		r = ov_renameat2(ov->work_fd, tmp, dirfd, c->name, RENAME_NOREPLACE);
@@ -397,10 +437,10 @@ static int place(struct creation *c, int dirfd, const char *tmp, bool over_white
 			ov_cleanup_tmp(ov, tmp); /* the whiteout */
 		return r;
 	}
-	/* without exchange a crash here lets the lower show again; the directory itself is opaque */
-	if (unlinkat(dirfd, c->name, 0) < 0)
-		return -errno;
-	return ov_renameat2(ov->work_fd, tmp, dirfd, c->name, 0);
+	bridge = ov_lift_whiteout(rdir, dirfd, c->name);
+	OV_CRASH("create.lifted");
+	return bridge < 0 ? bridge
+			  : ov_lift_done(ov, rdir, dirfd, c->name, bridge, ov_renameat2(ov->work_fd, tmp, dirfd, c->name, 0));
 }
 
 static int create_via_work(struct creation *c, struct ov_rdir *rdir, int dirfd, bool over_whiteout)
@@ -418,7 +458,7 @@ static int create_via_work(struct creation *c, struct ov_rdir *rdir, int dirfd, 
 	r = make_in_work(c, tmp, opaque);
 	if (r < 0)
 		return r;
-	r = place(c, dirfd, tmp, over_whiteout);
+	r = place(c, rdir, dirfd, tmp, over_whiteout);
 	OV_CRASH("create.placed");
 	if (r < 0)
 		ov_cleanup_tmp(c->ov, tmp);
@@ -428,14 +468,13 @@ static int create_via_work(struct creation *c, struct ov_rdir *rdir, int dirfd, 
 /* Make the object on disk. Namespace lock held. */
 static int create_on_disk(struct creation *c, struct ov_rdir *rdir, int dirfd)
 {
-	int r = -EEXIST;
+	int r = 0;
 
-	if (may_create_directly(c)) {
-		if (S_ISDIR(c->mode) && ov_rdir_wh(rdir) != OV_WH_NONE) {
-			r = ov_probe_oci_whiteout(rdir, dirfd, c->name);
-			if (r)
-				return r < 0 ? r : create_via_work(c, rdir, dirfd, false);
-		}
+	if (S_ISDIR(c->mode) && ov_rdir_wh(rdir) != OV_WH_NONE)
+		r = ov_probe_oci_whiteout(rdir, dirfd, c->name);
+	if (r < 0)
+		return r;
+	if (r == 0 && may_create_directly(c)) {
 		r = make_node(c, dirfd, c->name, c->mode);
 		OV_CRASH("create.direct");
 		if (r == 0 && !c->acl_len && (c->mode & 07000) && !S_ISLNK(c->mode) && !S_ISREG(c->mode))
@@ -920,7 +959,27 @@ static int remove_behind_oci(struct overlay *ov, struct ov_rdir *rdir, int fd, c
 	return r;
 }
 
-/* Replace what upper has under NAME (a directory if DIR) by a whiteout, in one step. */
+/* The directory NAME goes to workdir/work, and TMP from there to its place. */
+static int swap_in_two_steps(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name, const char *tmp)
+{
+	int bridge = ov_oci_bridge(rdir, fd, name), r;
+	char old[32];
+
+	if (bridge < 0)
+		return bridge;
+	ov_tmp_name(ov, old);
+	r = ov_renameat2(fd, name, ov->work_fd, old, 0);
+	OV_CRASH("remove.one-of-two");
+	if (r == 0) {
+		r = ov_renameat2(ov->work_fd, tmp, fd, name, 0);
+		if (r == 0 || ov_renameat2(ov->work_fd, old, fd, name, 0) < 0)
+			ov_cleanup_tmp(ov, old);
+	}
+	ov_oci_bridge_end(fd, name, bridge);
+	return r;
+}
+
+/* Replace what upper has under NAME (a directory if DIR) by a whiteout, in one step if that can be had. */
 static int swap_for_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name, bool dir)
 {
 	char tmp[32];
@@ -939,15 +998,7 @@ static int swap_for_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, c
 	} else if (ov->can_exchange) {
 		r = ov_renameat2(ov->work_fd, tmp, fd, name, RENAME_EXCHANGE);
 	} else {
-		char old[32];
-
-		ov_tmp_name(ov, old);
-		r = ov_renameat2(fd, name, ov->work_fd, old, 0);
-		if (r == 0) {
-			r = ov_renameat2(ov->work_fd, tmp, fd, name, 0);
-			if (r == 0 || ov_renameat2(ov->work_fd, old, fd, name, 0) < 0)
-				ov_cleanup_tmp(ov, old);
-		}
+		r = swap_in_two_steps(ov, rdir, fd, name, tmp);
 	}
 	OV_CRASH("remove.swapped");
 	if (r < 0 || dir)

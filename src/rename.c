@@ -269,50 +269,40 @@ static int clear_target_dir(struct overlay *ov, struct side *new)
 	return r;
 }
 
-/* Undo a move. What it replaced is KEPT in workdir/work, if that is not "". At no moment is either of the two without a name. */
-static int move_back(struct overlay *ov, const struct side *old, const struct side *new, const char *kept)
-{
-	int r;
-
-	if (!new->i)
-		return ov_renameat2(new->fd.fd, new->name, old->fd.fd, old->name, 0);
-	if (!*kept)
-		return -ENOENT;
-	r = ov_at_link(ov_at_name(new->fd.fd, new->name), old->fd.fd, old->name);
-	return r < 0 ? r : ov_renameat2(ov->work_fd, kept, new->fd.fd, new->name, 0);
-}
-
 /*
- * A crash between the two leaves both names, never none. All that may fail comes before them. If the second fails all the same
- * the first is taken back; where it cannot be, the move counts (1), and the old name shows what is below.
+ * What the layers below have under the old name shall not be seen between the two steps, should they be all that is done: an OCI
+ * whiteout hides it meanwhile. Where its name is an ordinary file's or too long both names are seen after a crash. If the second
+ * step fails the OCI whiteout stays for it, or the first is taken back, or, where that has replaced something, the move counts (1).
  */
 static int move_in_two_steps(struct overlay *ov, struct side *old, struct side *new)
 {
-	char tmp[32], kept[32] = "";
-	int r = ov_whiteout_tmp(ov, old->fd.fd, old->name, tmp);
+	struct ov_rdir *rdir = ov_upper_rdir(old->dir);
+	bool replaces = new->upper || (new->whiteout && !ov_inode_isdir(old->i));
+	char tmp[32];
+	int r = ov_whiteout_tmp(ov, old->fd.fd, old->name, tmp), bridge;
 
 	if (r < 0)
 		return r;
-	if (new->i && !ov_inode_isdir(new->i)) {
-		ov_tmp_name(ov, kept);
-		if (ov_at_link(ov_at_name(new->fd.fd, new->name), ov->work_fd, kept) < 0)
-			kept[0] = '\0';
-	}
-	r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0);
+	bridge = ov_oci_bridge(rdir, old->fd.fd, old->name);
+	r = bridge < 0 ? bridge : ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0);
 	OV_CRASH("rename.one-of-two");
-	if (r == 0) {
-		r = ov_renameat2(ov->work_fd, tmp, old->fd.fd, old->name, 0);
-		if (r < 0 && move_back(ov, old, new, kept) < 0) {
-			ov_error("'%s' was renamed, but cannot be hidden in the lower layers: %s; it is seen again", old->name,
-				 strerror(-r));
-			r = 1;
-		}
-	}
-	if (r != 0)
+	if (r < 0) {
+		ov_oci_bridge_end(old->fd.fd, old->name, bridge);
 		ov_cleanup_tmp(ov, tmp);
-	if (kept[0])
-		ov_cleanup_tmp(ov, kept);
-	return r;
+		return r;
+	}
+	r = ov_renameat2(ov->work_fd, tmp, old->fd.fd, old->name, 0);
+	if (r == 0) {
+		ov_oci_bridge_end(old->fd.fd, old->name, bridge);
+		return 0;
+	}
+	ov_cleanup_tmp(ov, tmp);
+	if (bridge)
+		return 0;
+	if (!replaces && ov_renameat2(new->fd.fd, new->name, old->fd.fd, old->name, 0) == 0)
+		return r;
+	ov_error("'%s' was renamed, but cannot be hidden in the lower layers: %s; it is seen again", old->name, strerror(-r));
+	return 1;
 }
 
 static int move_with_whiteout(struct overlay *ov, struct side *old, struct side *new)
@@ -345,7 +335,7 @@ static int move_with_whiteout(struct overlay *ov, struct side *old, struct side 
 static int move_on_disk(struct overlay *ov, struct side *old, struct side *new, bool whiteout)
 {
 	bool in_the_way = ov_inode_isdir(old->i) && new->whiteout;
-	int r, back;
+	int bridge = 0, r;
 
 	if (in_the_way && ov->can_exchange) {
 		/* the whiteout goes to the old place, where it stays if it is needed */
@@ -355,16 +345,15 @@ static int move_on_disk(struct overlay *ov, struct side *old, struct side *new, 
 			ov_warn("a spare whiteout '%s' stays: %s", old->name, strerror(errno));
 		return r;
 	}
-	if (in_the_way && unlinkat(new->fd.fd, new->name, 0) < 0)
-		return -errno;
+	if (in_the_way)
+		bridge = ov_lift_whiteout(ov_upper_rdir(new->dir), new->fd.fd, new->name);
+	if (bridge < 0)
+		return bridge;
 	if (old->lower || whiteout)
 		r = move_with_whiteout(ov, old, new);
 	else
 		r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0);
-	back = r < 0 && in_the_way ? ov_place_whiteout(ov, ov_upper_rdir(new->dir), new->fd.fd, new->name) : 0;
-	if (back < 0)
-		ov_error("the whiteout '%s' is lost: %s; what lies below it is seen again", new->name, strerror(-back));
-	return r;
+	return in_the_way ? ov_lift_done(ov, ov_upper_rdir(new->dir), new->fd.fd, new->name, bridge, r) : r;
 }
 
 /* The memory that a new name takes, had before the disk is changed: the change could not be taken back. */

@@ -391,9 +391,6 @@ static int prepare_upper(struct overlay *ov)
 	probe_tmpfile(ov);
 	probe_whiteout_links(ov);
 	ov_note_halves(ov); /* by who mounted it before, and died */
-	if (!ov->can_exchange)
-		ov_warn("the file system of upperdir '%s' cannot exchange names: a crash while a directory is deleted may "
-			"let lower files show again", ov->layers[0].path);
 	return 0;
 }
 

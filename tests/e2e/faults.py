@@ -137,10 +137,10 @@ class Change:
     """STEPS are done one after the other; between two of them the view is one of the states that are allowed.
     PREP is done before on a program that does not fail. MISSING: calls that fail while it mounts, so that it takes the
     file system for one that lacks them. KERNEL: the kernel's overlay shows the result the same. BOTH: the old name of a rename
-    that takes two steps: it may still be seen beside the new one where the program dies between them, or can neither go on nor
-    go back. LATE: names of the file that is written: where the power fails its data may be lost, but not its time. LOOSE:
-    also where only the daemon dies: a metacopy with several names, which only the kernel makes, cannot be replaced as a
-    whole. UNSURE: names of the file of which the kernel may show, after an error, what it has in its cache."""
+    that takes two steps: it may still be seen beside the new one where the program dies between them. LATE: names of the
+    file that is written: where the power fails its data may be lost, but not its time. LOOSE: also where only the daemon
+    dies: a metacopy with several names, which only the kernel makes, cannot be replaced as a whole. UNSURE: names of the
+    file of which the kernel may show, after an error, what it has in its cache."""
 
     def __init__(self, name, *steps, prep=(), opts="", modes=MODES, env=None, missing=None, kernel=True, late=(),
                  loose=False, unsure=(), both=None):
@@ -242,6 +242,7 @@ OCI = {"FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT": "1"}
 ROOT = ("root",)  # the kernel takes these options from root only, so that there is an oracle
 NO_MKNOD = {"mknodat": errno.EPERM}
 NO_LINKS = {"linkat": errno.EPERM}
+NO_ONE_STEP = {"rename-*": errno.EINVAL}  # neither RENAME_WHITEOUT nor RENAME_EXCHANGE: no upper for the kernel
 
 ALL_CHANGES = [
     # copy-up
@@ -298,7 +299,13 @@ ALL_CHANGES = [
     Change("rename-without-whiteout", _rename("small", "n"), missing={"rename-whiteout": errno.EINVAL}),
     Change("rename-upper", _rename("new", "n"), _rename("n", "n2"), prep=[_create("new"), _create("n2")]),
     Change("rename-over", _rename("small", "f")),
-    Change("rename-over-in-two-steps", _rename("small", "f"), missing={"rename-whiteout": errno.EINVAL}, both="small"),
+    Change("rename-two-steps", _rename("small", "n"), missing=NO_ONE_STEP, kernel=False),
+    Change("rename-two-steps-over", _rename("small", "f"), missing=NO_ONE_STEP, kernel=False),
+    Change("rename-two-steps-over-upper", _rename("small", "f"), prep=[append_synced("f")], missing=NO_ONE_STEP, kernel=False),
+    Change("rename-two-steps-over-whiteout", _rename("f", "small"), prep=[_unlink("small")], missing=NO_ONE_STEP, kernel=False),
+    Change("rename-new-dir-two-steps", _rename("new", "gone"), prep=[_rmtree("gone"), _mkdir("new")], missing=NO_ONE_STEP, kernel=False),
+    Change("mkdir-two-steps", _mkdir("gone"), prep=[_rmtree("gone")], missing=NO_ONE_STEP, kernel=False),
+    Change("rmdir-two-steps", _rmdir("e"), prep=[_unlink("e/x")], missing=NO_ONE_STEP, kernel=False),
     Change("oci-rename-name-taken", _rename("small", "n"), prep=[_create(".wh.small")], env=OCI, kernel=False, both="small"),
     Change("rename-across", _rename("d/in", "keep/one")),
     Change("rename-over-whiteout", _rename("f", "small"), prep=[_unlink("small")]),

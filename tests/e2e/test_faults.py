@@ -67,8 +67,6 @@ def state_of(change, ov, states, allowed, what, failed=False):
     for n in allowed:
         if view == states[n] or (failed and without_unsure(change, view) == without_unsure(change, states[n])):
             return n
-        if n > 0 and change.halfway(view, states[n]):  # what undoes it fails, too
-            return n
     raise Failed("%s: the view is neither that before nor that after\n  %s\n  %s" % (
         what, "\n  ".join(same_diff(view, states[allowed[0]], "now", "before")),
         "\n  ".join(same_diff(view, states[allowed[-1]], "now", "after"))))

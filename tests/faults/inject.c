@@ -46,7 +46,7 @@ struct page {
 	uint32_t hits;
 	uint32_t point_at;         /* die at POINT when it is passed that often */
 	char point[64];
-	char only[NAME_LEN];       /* if not empty, only calls of that name */
+	char only[NAME_LEN];       /* if not empty, only calls of that name, or with "*" at the end those that begin so */
 	char trace[TRACE_MAX][NAME_LEN]; /* of the calls counted */
 	uint8_t reached[POINTS_MAX];     /* crash points passed, in the order of --crash-points */
 	uint32_t pulse;            /* before each change the file system commits what was done so far */
@@ -92,6 +92,13 @@ static void pulse(void)
 		perror("pulse");
 }
 
+static bool is_meant(const char *only, const char *name)
+{
+	size_t n = strcspn(only, "*");
+
+	return !*only || (strncmp(only, name, n) == 0 && (only[n] || !name[n]));
+}
+
 /* The call NAME of CLASS is about to be made: false with errno set if it shall fail instead. */
 static bool may(const char *name, unsigned class)
 {
@@ -100,7 +107,7 @@ static bool may(const char *name, unsigned class)
 	if (page->pulse && class == CHANGES && pulse_path)
 		pulse();
 	if (!__atomic_load_n(&page->armed, __ATOMIC_ACQUIRE) || !(page->classes & class) ||
-	    (page->only[0] && strcmp(page->only, name) != 0))
+	    !is_meant(page->only, name))
 		return true;
 	n = __atomic_add_fetch(&page->count, 1, __ATOMIC_ACQ_REL);
 	if (n <= TRACE_MAX)
@@ -285,7 +292,10 @@ static bool may_syscall(long nr, const long a[6])
 {
 	switch (nr) {
 	case SYS_renameat2:
-		return may((unsigned)a[4] & RENAME_WHITEOUT ? "rename-whiteout" : "renameat2", CHANGES);
+		return may((unsigned)a[4] & RENAME_WHITEOUT   ? "rename-whiteout"
+			   : (unsigned)a[4] & RENAME_EXCHANGE ? "rename-exchange"
+							      : "renameat2",
+			   CHANGES);
 	case SYS_getdents64:
 		return may("getdents64", READS);
 #ifdef SYS_openat2
