@@ -270,10 +270,10 @@ int ov_cleanup_tree(int dirfd, const char *name, int depth);
 int ov_whiteout_kind_for(const struct overlay *ov, int fd, const char *name);
 
 /*
- * Make a whiteout for NAME of the upper directory FD under a fresh name in workdir/work, to be moved there. Not if its kind is
- * OCI. TMP: 32 bytes, the fresh name. 0 or -errno.
+ * Make a whiteout of KIND, not OCI, that counts in the upper directory FD, to where it can be moved, under a fresh name in
+ * workdir/work. TMP: 32 bytes, the fresh name. 0 or -errno.
  */
-int ov_whiteout_tmp(struct overlay *ov, int fd, const char *name, char *tmp);
+int ov_whiteout_tmp(struct overlay *ov, int fd, int kind, char *tmp);
 
 /*
  * Hide NAME of the layers below by an OCI whiteout for as long as upper directory RDIR (fd FD) has neither the entry nor a

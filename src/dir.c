@@ -121,10 +121,9 @@ int ov_whiteout_kind_for(const struct overlay *ov, int fd, const char *name)
 	return r == -ENAMETOOLONG || r == 0 ? OV_WH_XATTR : r < 0 ? r : OV_WH_OCI;
 }
 
-int ov_whiteout_tmp(struct overlay *ov, int fd, const char *name, char *tmp)
+int ov_whiteout_tmp(struct overlay *ov, int fd, int kind, char *tmp)
 {
-	int kind = ov_whiteout_kind_for(ov, fd, name);
-	int r = kind < 0 ? kind : allow_xwhiteouts(ov, fd, (enum ov_whiteout_kind)kind);
+	int r = allow_xwhiteouts(ov, fd, (enum ov_whiteout_kind)kind);
 
 	ov_tmp_name(ov, tmp);
 	return r < 0 ? r : link_whiteout(ov, ov->work_fd, tmp, (enum ov_whiteout_kind)kind);
@@ -989,7 +988,7 @@ static int swap_for_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, c
 		return r;
 	if (r == OV_WH_OCI)
 		return remove_behind_oci(ov, rdir, fd, name, dir);
-	r = ov_whiteout_tmp(ov, fd, name, tmp);
+	r = ov_whiteout_tmp(ov, fd, r, tmp);
 	if (r < 0)
 		return r;
 	OV_CRASH("remove.whiteout");

@@ -269,21 +269,29 @@ static int clear_target_dir(struct overlay *ov, struct side *new)
 	return r;
 }
 
+/* Does "x" become ".wh.x", which would be the name of the whiteout that it leaves? */
+static bool takes_oci_name(const struct side *old, const struct side *new)
+{
+	const char *hidden;
+
+	return old->dir == new->dir && ov_whiteout_oci_parse(new->name, &hidden) && strcmp(hidden, old->name) == 0;
+}
+
 /*
  * What the layers below have under the old name shall not be seen between the two steps, should they be all that is done: an OCI
  * whiteout hides it meanwhile. Where its name is an ordinary file's or too long both names are seen after a crash. If the second
  * step fails the OCI whiteout stays for it, or the first is taken back, or, where that has replaced something, the move counts (1).
  */
-static int move_in_two_steps(struct overlay *ov, struct side *old, struct side *new)
+static int move_in_two_steps(struct overlay *ov, struct side *old, struct side *new, int kind)
 {
 	struct ov_rdir *rdir = ov_upper_rdir(old->dir);
 	bool replaces = new->upper || (new->whiteout && !ov_inode_isdir(old->i));
 	char tmp[32];
-	int r = ov_whiteout_tmp(ov, old->fd.fd, old->name, tmp), bridge;
+	int r = ov_whiteout_tmp(ov, old->fd.fd, kind, tmp), bridge;
 
 	if (r < 0)
 		return r;
-	bridge = ov_oci_bridge(rdir, old->fd.fd, old->name);
+	bridge = takes_oci_name(old, new) ? 0 : ov_oci_bridge(rdir, old->fd.fd, old->name);
 	r = bridge < 0 ? bridge : ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0);
 	OV_CRASH("rename.one-of-two");
 	if (r < 0) {
@@ -311,6 +319,8 @@ static int move_with_whiteout(struct overlay *ov, struct side *old, struct side 
 
 	if (kind < 0)
 		return kind;
+	if (kind == OV_WH_OCI && takes_oci_name(old, new))
+		kind = OV_WH_XATTR;
 	if (kind == OV_WH_OCI) { /* it hides the layers below only: the old view still */
 		r = ov_oci_whiteout_ahead(ov_upper_rdir(old->dir), old->fd.fd, old->name);
 		OV_CRASH("rename.oci-whiteout");
@@ -328,7 +338,7 @@ static int move_with_whiteout(struct overlay *ov, struct side *old, struct side 
 		OV_CRASH("rename.whiteout-ahead");
 		return r < 0 ? r : ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, RENAME_EXCHANGE);
 	}
-	return move_in_two_steps(ov, old, new);
+	return move_in_two_steps(ov, old, new, kind);
 }
 
 /* WHITEOUT: one shall be left under the old name even if there is nothing to hide. 1: moved, but that could not be had. */

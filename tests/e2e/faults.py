@@ -305,6 +305,8 @@ ALL_CHANGES = [
     Change("rename-two-steps-over-whiteout", _rename("f", "small"), prep=[_unlink("small")], missing=NO_ONE_STEP, kernel=False),
     Change("rename-new-dir-two-steps", _rename("new", "gone"), prep=[_rmtree("gone"), _mkdir("new")], missing=NO_ONE_STEP, kernel=False),
     Change("mkdir-two-steps", _mkdir("gone"), prep=[_rmtree("gone")], missing=NO_ONE_STEP, kernel=False),
+    Change("rename-two-steps-to-oci-name", _rename("small", ".wh.small"), missing=NO_ONE_STEP, kernel=False, both="small"),
+    Change("oci-rename-to-oci-name", _rename("small", ".wh.small"), env=OCI, kernel=False, both="small"),
     Change("rmdir-two-steps", _rmdir("e"), prep=[_unlink("e/x")], missing=NO_ONE_STEP, kernel=False),
     Change("oci-rename-name-taken", _rename("small", "n"), prep=[_create(".wh.small")], env=OCI, kernel=False, both="small"),
     Change("rename-across", _rename("d/in", "keep/one")),
