@@ -615,10 +615,11 @@ static int copy_one(struct overlay *ov, struct ov_inode *i, unsigned flags, off_
 		r = check_protected(&c, flags);
 	if (r == 0) {
 		c.size = (off_t)c.stx.stx_size;
-		if ((flags & OV_COPY_TRUNC) && size < c.size)
-			c.size = size;
 		r = ov_index_has(ov, i) ? ov_index_name(c.src.layer, c.src.at, c.index_name) : -EOPNOTSUPP;
 		c.indexed = r == 0;
+		/* what is in the index counts already if the name then cannot be linked, and the caller is told that nothing was cut */
+		if ((flags & OV_COPY_TRUNC) && size < c.size && !c.indexed)
+			c.size = size;
 		if (r == -EOPNOTSUPP)
 			r = 0; /* any other failure must not break the link */
 		/* several names: the data could only be brought in later in place, where a crash would lose the old time */

@@ -257,6 +257,7 @@ ALL_CHANGES = [
     Change("chmod-dir", _chmod("d", 0o711)),
     Change("setxattr", lambda ov: setx(ov.m("f"), "user.x", "new")),
     Change("utimes", lambda ov: os.utime(ov.m("f"), ns=(OLD + 5, OLD + 5))),
+    Change("truncate-indexed", _truncate("h1", 3), opts=INDEX, modes=ROOT, unsure=("h1", "h2", "hd/h3")),
     Change("punch", _punch, unsure=("f",)),
     Change("metacopy", _chmod("f"), opts=META),
     Change("late-data", append_synced("f"), prep=[_chmod("f")], opts=META, late=("f",)),

@@ -74,6 +74,22 @@ def test_copy_up_keeps_the_link():
         twice(ov, NAMES, ([b"xyz"] * 3, [3] * 3, 1))
 
 
+@test(modes=("root",))
+def test_truncate_that_fails_cuts_nothing():
+    """The copy is in the index before its name can be linked, which then cannot be."""
+    with Overlay({"a": "0123456789", "b": Hardlink("a")}, opts=ON) as ov:
+        lstat(ov.m("a"))
+        set_flags(ov.upper, get_flags(ov.upper) | FS_IMMUTABLE_FL)
+        try:
+            fails(errno.EPERM, os.truncate, ov.m("a"), 3)
+            eq(read(ov.m("a")), b"0123456789")
+            eq(read(ov.m("b")), b"0123456789")
+        finally:
+            set_flags(ov.upper, get_flags(ov.upper) & ~FS_IMMUTABLE_FL)
+        ov.remount()
+        eq(read(ov.m("a")), b"0123456789")
+
+
 @everywhere
 def test_names_found_after_the_copy_up_are_linked_at_the_next_change():
     with Overlay(LINKED, opts=ON) as ov:

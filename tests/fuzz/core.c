@@ -563,6 +563,7 @@ static void call_read(const uint8_t *c)
 	if (r < 0 || off < 0 || ov_inode_is(inode(n), OV_I_METACOPY))
 		return;
 	HOLDS((uint64_t)off + (uint64_t)r <= model.n[n].size || r == 0);
+	TRACE("  read %d, %zu at %lld: %zd\n", n, len, (long long)off, r);
 	HOLDS((size_t)r == len || (uint64_t)off + (uint64_t)r >= model.n[n].size);
 	for (ssize_t k = 0; k < r && off + k < DATA_MAX; k++)
 		HOLDS(bytes[k] == model.n[n].data[off + k]);
