@@ -428,6 +428,7 @@ static void tell_xwhiteouts(const struct maker *m)
 		if (!m->xwhiteouts[n == UPPER] && !(n == UPPER && m->xattr_kind))
 			continue;
 		snprintf(name, sizeof(name), "%soverlay.opaque", m->other_prefix);
+		set_flags(dirs[n], 0); /* an immutable one could not say so */
 		(void)lremovexattr(dirs[n], name);
 		(void)lremovexattr(dirs[n], "user.fuseoverlayfs.opaque");
 		set_text(m, dirs[n], false, "opaque", "x");
