@@ -35,7 +35,8 @@ static bool listed(const char *list, ssize_t len, const char *name)
 	return false;
 }
 
-int ov_opaque_read(struct ov_at at)
+/* What the xattrs of AT say: a bit (1 << enum ov_opaque) for each value. Or -errno. */
+static int read_all(struct ov_at at)
 {
 	const char *const names[] = {
 		ov_xattr_name(OV_XP_TRUSTED, OV_X_OPAQUE),
@@ -44,12 +45,12 @@ int ov_opaque_read(struct ov_at at)
 	};
 	char list[LIST_SIZE + 1];
 	ssize_t len = ov_at_listxattr(at, list, LIST_SIZE);
-	int found = OV_OPAQUE_NO, r;
+	int found = 1 << OV_OPAQUE_NO, r;
 	size_t i;
 
 	/* Most directories have no xattr at all, so one question settles it. */
 	if (len == 0 || len == -EOPNOTSUPP)
-		return OV_OPAQUE_NO;
+		return found;
 	if (len < 0 && len != -ERANGE && len != -E2BIG)
 		return (int)len;
 	if (len > 0)
@@ -58,18 +59,27 @@ int ov_opaque_read(struct ov_at at)
 		if (len > 0 && !listed(list, len, names[i]))
 			continue;
 		r = read_one(at, names[i]);
-		if (r < 0 || r == OV_OPAQUE_YES)
-			return r;
-		if (r == OV_OPAQUE_XWHITEOUTS)
-			found = r;
+		if (r < 0)
+			return found & 1 << OV_OPAQUE_YES ? found : r;
+		found |= 1 << r;
 	}
 	return found;
 }
 
+int ov_opaque_read(struct ov_at at)
+{
+	int found = read_all(at);
+
+	if (found < 0)
+		return found;
+	return found & 1 << OV_OPAQUE_YES ? OV_OPAQUE_YES : found & 1 << OV_OPAQUE_XWHITEOUTS ? OV_OPAQUE_XWHITEOUTS : OV_OPAQUE_NO;
+}
+
 bool ov_opaque_allows_xwhiteouts(struct ov_at at)
 {
-	return read_one(at, ov_xattr_name(OV_XP_TRUSTED, OV_X_OPAQUE)) == OV_OPAQUE_XWHITEOUTS ||
-	       read_one(at, ov_xattr_name(OV_XP_USER, OV_X_OPAQUE)) == OV_OPAQUE_XWHITEOUTS;
+	int found = read_all(at);
+
+	return found >= 0 && found & 1 << OV_OPAQUE_XWHITEOUTS;
 }
 
 int ov_opaque_write(struct ov_at at, int prefix, bool xwhiteouts)

@@ -17,8 +17,8 @@ enum ov_opaque {
 int ov_opaque_read(struct ov_at at);
 
 /*
- * Does the root AT of a layer say, under either prefix, that there may be xattr whiteouts in it? Also if it is called opaque under
- * the other, which means nothing there. An error is a no.
+ * Does the root AT of a layer say under any name that there may be xattr whiteouts in it? Also if it is called opaque under another,
+ * which means nothing there. An error is a no.
  */
 bool ov_opaque_allows_xwhiteouts(struct ov_at at);
 
