@@ -275,10 +275,17 @@ int ov_whiteout_kind_for(const struct overlay *ov, int fd, const char *name);
  */
 int ov_whiteout_tmp(struct overlay *ov, int fd, int kind, char *tmp);
 
+enum ov_bridge {
+	OV_BRIDGE_NONE,  /* an ordinary file has its name, or that is too long */
+	OV_BRIDGE_FOUND, /* it was there before */
+	OV_BRIDGE_MADE
+};
+
 /*
- * Hide NAME of the layers below by an OCI whiteout for as long as upper directory RDIR (fd FD) has neither the entry nor a
- * whiteout of another kind for it. 2, 1 if it was hidden so before, 0 if that cannot be since an ordinary file has the name or it
- * is too long, or -errno. _end() takes that result, and the whiteout away again.
+ * Before the entry NAME of upper directory RDIR (fd FD) is taken away, hide what the layers below have of it by an OCI whiteout:
+ * that stays, or it bridges the time until a whiteout of another kind has its place. An enum ov_bridge; -EPERM if nothing can be
+ * taken away from FD (chattr +a); -errno. _end() takes that result and, if it was made, the whiteout away again: when it has
+ * served, or when the entry stays (a merged directory would lose what is below).
  */
 int ov_oci_bridge(struct ov_rdir *rdir, int fd, const char *name);
 void ov_oci_bridge_end(int fd, const char *name, int bridge);
@@ -305,14 +312,6 @@ int ov_upper_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const ch
 
 /* Hide NAME of the lowers by a whiteout where upper directory RDIR has no entry NAME. */
 int ov_place_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name);
-
-/*
- * An OCI whiteout is made before the entry NAME that it lies beside is taken away: it hides only the layers below. 1 if it
- * was made, 0 if it was there, -EPERM if nothing can be taken away from FD (chattr +a), -errno. Then _done() with that result
- * and R, how the taking went, removes it if that failed: a merged directory would lose what is below. Returns R.
- */
-int ov_oci_whiteout_ahead(struct ov_rdir *rdir, int fd, const char *name);
-int ov_oci_whiteout_done(int fd, const char *name, int made, int r);
 
 /* Is the merged view of DIR empty? 1, 0, -errno. Namespace lock held. */
 int ov_dir_is_empty(struct overlay *ov, struct ov_inode *dir);

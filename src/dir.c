@@ -123,10 +123,10 @@ int ov_whiteout_kind_for(const struct overlay *ov, int fd, const char *name)
 
 int ov_whiteout_tmp(struct overlay *ov, int fd, int kind, char *tmp)
 {
-	int r = allow_xwhiteouts(ov, fd, (enum ov_whiteout_kind)kind);
+	int r = allow_xwhiteouts(ov, fd, kind);
 
 	ov_tmp_name(ov, tmp);
-	return r < 0 ? r : link_whiteout(ov, ov->work_fd, tmp, (enum ov_whiteout_kind)kind);
+	return r < 0 ? r : link_whiteout(ov, ov->work_fd, tmp, kind);
 }
 
 int ov_place_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name)
@@ -140,48 +140,35 @@ int ov_place_whiteout(struct overlay *ov, struct ov_rdir *rdir, int fd, const ch
 		r = ov_whiteout_make_oci(fd, name);
 		return r < 0 ? r : 0;
 	}
-	r = allow_xwhiteouts(ov, fd, (enum ov_whiteout_kind)kind);
+	r = allow_xwhiteouts(ov, fd, kind);
 	if (r == 0)
-		r = link_whiteout(ov, fd, name, (enum ov_whiteout_kind)kind);
+		r = link_whiteout(ov, fd, name, kind);
 	OV_CRASH("whiteout.placed");
-	return r;
-}
-
-int ov_oci_whiteout_ahead(struct ov_rdir *rdir, int fd, const char *name)
-{
-	struct statx stx;
-	int r = ov_at_statx(ov_at_fd(fd), 0, &stx);
-
-	if (r == 0 && (stx.stx_attributes & STATX_ATTR_APPEND))
-		r = -EPERM; /* nor could the whiteout be taken away again */
-	if (r < 0)
-		return r;
-	ov_rdir_set_wh(rdir, OV_WH_SOME);
-	return ov_whiteout_make_oci(fd, name);
-}
-
-int ov_oci_whiteout_done(int fd, const char *name, int made, int r)
-{
-	int back = r < 0 && made ? ov_whiteout_drop_oci(fd, name) : 0;
-
-	if (back < 0)
-		ov_warn("a spare whiteout of '%s' stays: %s", name, strerror(-back));
 	return r;
 }
 
 int ov_oci_bridge(struct ov_rdir *rdir, int fd, const char *name)
 {
-	int made = ov_oci_whiteout_ahead(rdir, fd, name), r;
+	struct statx stx;
+	int r = ov_at_statx(ov_at_fd(fd), 0, &stx);
 
-	if (made == -ENAMETOOLONG)
-		return 0;
-	r = made ? made : ov_probe_oci_whiteout(rdir, fd, name);
-	return r <= 0 ? r : made ? 2 : 1;
+	if (r < 0)
+		return r;
+	if (stx.stx_attributes & STATX_ATTR_APPEND)
+		return -EPERM; /* nor could the whiteout be taken away again */
+	ov_rdir_set_wh(rdir, OV_WH_SOME);
+	r = ov_whiteout_make_oci(fd, name);
+	if (r > 0)
+		return OV_BRIDGE_MADE;
+	if (r == -ENAMETOOLONG)
+		return OV_BRIDGE_NONE;
+	r = r < 0 ? r : ov_probe_oci_whiteout(rdir, fd, name);
+	return r > 0 ? OV_BRIDGE_FOUND : r < 0 ? r : OV_BRIDGE_NONE;
 }
 
 void ov_oci_bridge_end(int fd, const char *name, int bridge)
 {
-	int r = bridge == 2 ? ov_whiteout_drop_oci(fd, name) : 0;
+	int r = bridge == OV_BRIDGE_MADE ? ov_whiteout_drop_oci(fd, name) : 0;
 
 	if (r < 0)
 		ov_warn("a spare whiteout of '%s' stays: %s", name, strerror(-r));
@@ -204,7 +191,7 @@ int ov_lift_done(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *n
 
 	if (back == 0)
 		ov_oci_bridge_end(fd, name, bridge);
-	else if (!bridge)
+	else if (bridge == OV_BRIDGE_NONE)
 		ov_error("the whiteout '%s' is lost: %s; what lies below it is seen again", name, strerror(-back));
 	return r;
 }
@@ -467,13 +454,14 @@ static int create_via_work(struct creation *c, struct ov_rdir *rdir, int dirfd, 
 /* Make the object on disk. Namespace lock held. */
 static int create_on_disk(struct creation *c, struct ov_rdir *rdir, int dirfd)
 {
+	bool direct = may_create_directly(c);
 	int r = 0;
 
-	if (S_ISDIR(c->mode) && ov_rdir_wh(rdir) != OV_WH_NONE)
+	if (direct && S_ISDIR(c->mode) && ov_rdir_wh(rdir) != OV_WH_NONE)
 		r = ov_probe_oci_whiteout(rdir, dirfd, c->name);
 	if (r < 0)
 		return r;
-	if (r == 0 && may_create_directly(c)) {
+	if (direct && r == 0) {
 		r = make_node(c, dirfd, c->name, c->mode);
 		OV_CRASH("create.direct");
 		if (r == 0 && !c->acl_len && (c->mode & 07000) && !S_ISLNK(c->mode) && !S_ISREG(c->mode))
@@ -942,18 +930,21 @@ void ov_name_gone(struct overlay *ov, struct ov_inode *parent, const char *name)
 
 static int remove_behind_oci(struct overlay *ov, struct ov_rdir *rdir, int fd, const char *name, bool dir)
 {
-	int made = ov_oci_whiteout_ahead(rdir, fd, name), r;
+	int bridge = ov_oci_bridge(rdir, fd, name), r;
 	char tmp[32];
 
-	if (made < 0)
-		return made;
+	if (bridge < 0)
+		return bridge;
 	OV_CRASH("remove.oci-whiteout");
-	if (!dir)
-		return ov_oci_whiteout_done(fd, name, made, unlinkat(fd, name, 0) < 0 ? -errno : 0);
 	ov_tmp_name(ov, tmp);
-	r = ov_oci_whiteout_done(fd, name, made, ov_renameat2(fd, name, ov->work_fd, tmp, 0));
+	if (dir)
+		r = ov_renameat2(fd, name, ov->work_fd, tmp, 0);
+	else
+		r = unlinkat(fd, name, 0) < 0 ? -errno : 0;
 	OV_CRASH("remove.oci-moved");
-	if (r == 0)
+	if (r < 0)
+		ov_oci_bridge_end(fd, name, bridge);
+	else if (dir)
 		ov_cleanup_tmp(ov, tmp);
 	return r;
 }
@@ -971,8 +962,11 @@ static int swap_in_two_steps(struct overlay *ov, struct ov_rdir *rdir, int fd, c
 	OV_CRASH("remove.one-of-two");
 	if (r == 0) {
 		r = ov_renameat2(ov->work_fd, tmp, fd, name, 0);
-		if (r == 0 || ov_renameat2(ov->work_fd, old, fd, name, 0) < 0)
-			ov_cleanup_tmp(ov, old);
+		if (r < 0 && ov_renameat2(ov->work_fd, old, fd, name, 0) < 0 && bridge != OV_BRIDGE_NONE) {
+			bridge = OV_BRIDGE_FOUND; /* it stays for the whiteout */
+			r = 0;
+		}
+		ov_cleanup_tmp(ov, old);
 	}
 	ov_oci_bridge_end(fd, name, bridge);
 	return r;

@@ -291,7 +291,7 @@ static int move_in_two_steps(struct overlay *ov, struct side *old, struct side *
 
 	if (r < 0)
 		return r;
-	bridge = takes_oci_name(old, new) ? 0 : ov_oci_bridge(rdir, old->fd.fd, old->name);
+	bridge = takes_oci_name(old, new) ? OV_BRIDGE_NONE : ov_oci_bridge(rdir, old->fd.fd, old->name);
 	r = bridge < 0 ? bridge : ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0);
 	OV_CRASH("rename.one-of-two");
 	if (r < 0) {
@@ -305,7 +305,7 @@ static int move_in_two_steps(struct overlay *ov, struct side *old, struct side *
 		return 0;
 	}
 	ov_cleanup_tmp(ov, tmp);
-	if (bridge)
+	if (bridge != OV_BRIDGE_NONE)
 		return 0;
 	if (!replaces && ov_renameat2(new->fd.fd, new->name, old->fd.fd, old->name, 0) == 0)
 		return r;
@@ -315,18 +315,19 @@ static int move_in_two_steps(struct overlay *ov, struct side *old, struct side *
 
 static int move_with_whiteout(struct overlay *ov, struct side *old, struct side *new)
 {
-	int kind = ov_whiteout_kind_for(ov, old->fd.fd, old->name), r = -EINVAL;
+	int kind = ov_whiteout_kind_for(ov, old->fd.fd, old->name), r = -EINVAL, bridge;
 
 	if (kind < 0)
 		return kind;
 	if (kind == OV_WH_OCI && takes_oci_name(old, new))
 		kind = OV_WH_XATTR;
 	if (kind == OV_WH_OCI) { /* it hides the layers below only: the old view still */
-		r = ov_oci_whiteout_ahead(ov_upper_rdir(old->dir), old->fd.fd, old->name);
+		bridge = ov_oci_bridge(ov_upper_rdir(old->dir), old->fd.fd, old->name);
 		OV_CRASH("rename.oci-whiteout");
-		return r < 0 ? r
-			     : ov_oci_whiteout_done(old->fd.fd, old->name, r,
-						    ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0));
+		r = bridge < 0 ? bridge : ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, 0);
+		if (r < 0)
+			ov_oci_bridge_end(old->fd.fd, old->name, bridge);
+		return r;
 	}
 	if (ov->can_rename_whiteout)
 		r = ov_renameat2(old->fd.fd, old->name, new->fd.fd, new->name, RENAME_WHITEOUT);
@@ -345,7 +346,7 @@ static int move_with_whiteout(struct overlay *ov, struct side *old, struct side 
 static int move_on_disk(struct overlay *ov, struct side *old, struct side *new, bool whiteout)
 {
 	bool in_the_way = ov_inode_isdir(old->i) && new->whiteout;
-	int bridge = 0, r;
+	int bridge = OV_BRIDGE_NONE, r;
 
 	if (in_the_way && ov->can_exchange) {
 		/* the whiteout goes to the old place, where it stays if it is needed */

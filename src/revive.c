@@ -322,9 +322,8 @@ static int finish_whiteout(struct overlay *ov, const struct ov_intent *in, struc
 	r = ov_probe(ov, ov_upper_rdir(olddir), d.fd, in->oldname, &stx);
 	if (r == -ENOENT)
 		r = ov_place_whiteout(ov, ov_upper_rdir(olddir), d.fd, in->oldname);
-	if (r >= 0 && ov_whiteout_kind_for(ov, d.fd, in->oldname) != OV_WH_OCI &&
-	    ov_probe_oci_whiteout(ov_upper_rdir(olddir), d.fd, in->oldname) > 0)
-		ov_oci_bridge_end(d.fd, in->oldname, 2);
+	if (r >= 0 && ov->whiteout_kind != OV_WH_OCI && ov_probe_oci_whiteout(ov_upper_rdir(olddir), d.fd, in->oldname) > 0)
+		ov_oci_bridge_end(d.fd, in->oldname, OV_BRIDGE_MADE);
 	return r < 0 ? r : 0;
 }
 
