@@ -462,7 +462,9 @@ static void switch_file(struct cu *c, struct ov_rdir *dir, bool append_only)
 		struct ov_fdslot *slot = ov_fdslot_put(&ov->fds, &i->slot, ov_steal_fd(&c->fd), flags);
 
 		if (slot) {
-			if (!append_only && c->size == (off_t)c->stx.stx_size && ov_is_recent(&c->stx.stx_mtime)) /* not if cut: as of now */
+			bool cut = c->size != (off_t)c->stx.stx_size; /* its time is now */
+
+			if (!append_only && !cut && ov_is_recent(&c->stx.stx_mtime))
 				ov_fdslot_learn_mtime(&ov->fds, slot, &mtime);
 			ov_fdslot_unpin(&ov->fds, slot);
 		}

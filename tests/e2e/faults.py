@@ -158,7 +158,8 @@ class Change:
 
     def halfway(self, view, state):
         """Is VIEW the STATE after a rename of which the old name is still seen?"""
-        return self.both is not None and self.both in view and self.both not in state and {n: v for n, v in view.items() if n != self.both} == state
+        rest = {n: v for n, v in view.items() if n != self.both}
+        return self.both not in state and len(rest) < len(view) and rest == state
 
 
 def _at(fn, *names):

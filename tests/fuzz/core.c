@@ -159,14 +159,15 @@ static void expect(int n, unsigned what)
 	HOLDS((what & MODE) || now->mode == old.mode);
 	if (is_acl_ambiguous())
 		what |= ACL;
-	if (is_link(n) && fuzz_ov->override == OV_OVERRIDE_CONTAINERS)
-		what |= OWNER | XATTR; /* there is nowhere to keep those of a link */
+	if (view_is_bare_link(now))
+		what |= OWNER | XATTR;
 	HOLDS((what & OWNER) || (now->uid == old.uid && now->gid == old.gid));
 	HOLDS((what & SIZE) || now->size == old.size);
 	HOLDS(now->ino == old.ino || ino_moved[now->nodeid]);
 	for (int x = 0; x < XATTRS && !(what & XATTR); x++) {
 		if (now->xattrs[x] != old.xattrs[x])
-			TRACE("  xattr %d is another: %llx, was %llx\n", x, (unsigned long long)now->xattrs[x], (unsigned long long)old.xattrs[x]);
+			TRACE("  xattr %d is another: %llx, was %llx\n", x, (unsigned long long)now->xattrs[x],
+			      (unsigned long long)old.xattrs[x]);
 		HOLDS(now->xattrs[x] == old.xattrs[x] || (x == XATTR_CAPABILITY && (what & CAP)) ||
 		      (x <= XATTR_ACL_DEFAULT && (what & ACL)));
 	}
@@ -773,7 +774,8 @@ static void call_look(const uint8_t *c)
 		HOLDS(ov_print_state(fuzz_ov, buf, sizeof(buf)) < sizeof(buf));
 		break;
 	case 6:
-		HOLDS(strlen(ov_path(fuzz_ov, model.n[n].nodeid, buf, 260 + c[5])) < 260u + c[5] || !tree_names(&model, n)); /* room for a name at least */
+		/* room for a name at least */
+		HOLDS(strlen(ov_path(fuzz_ov, model.n[n].nodeid, buf, 260 + c[5])) < 260u + c[5] || !tree_names(&model, n));
 		break;
 	default:
 		HOLDS(!ov_inode_get(fuzz_ov, 1u << 30 | c[5]));

@@ -140,6 +140,8 @@ void view_refresh(struct tree *t, int n);
 void view_refresh_data(struct tree *t, int n);
 /* The two are the same; MORE: also what the model does not foretell (times, inode numbers, link counts). */
 void view_compare(const struct tree *want, struct tree *have, bool more);
+/* A link has nowhere to keep its owner and xattrs with user.containers overrides. */
+bool view_is_bare_link(const struct node *n);
 /* Count what a lookup gave. */
 void view_hold(uint64_t nodeid);
 void view_forget_all(void);

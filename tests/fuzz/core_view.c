@@ -341,8 +341,7 @@ static void compare_data(const struct node *w, const struct node *h)
 		HOLDS(memcmp(w->data, h->data, w->size < DATA_MAX ? w->size : DATA_MAX) == 0);
 }
 
-/* A link has nowhere to keep its owner and xattrs with this kind of override. */
-static bool is_bare_link(const struct node *n)
+bool view_is_bare_link(const struct node *n)
 {
 	return S_ISLNK(n->mode) && fuzz_ov->override == OV_OVERRIDE_CONTAINERS;
 }
@@ -362,14 +361,14 @@ static void compare_node(struct comparison *c, int wn, int hn)
 	      h->mode, w->uid, w->gid, h->uid, h->gid, (unsigned long long)w->size, (unsigned long long)h->size, w->nlink, h->nlink, (unsigned long long)w->ino,
 	      (unsigned long long)h->ino);
 	HOLDS(w->mode == h->mode);
-	if (!is_bare_link(w))
+	if (!view_is_bare_link(w))
 		HOLDS(w->uid == h->uid && w->gid == h->gid);
 	HOLDS(w->size == h->size);
 	HOLDS(w->rdev_major == h->rdev_major && w->rdev_minor == h->rdev_minor);
 	compare_data(w, h);
-	for (int x = 0; x < XATTRS && !is_bare_link(w); x++)
+	for (int x = 0; x < XATTRS && !view_is_bare_link(w); x++)
 		HOLDS(w->xattrs[x] == h->xattrs[x]);
-	HOLDS(w->other_xattrs == h->other_xattrs || is_bare_link(w));
+	HOLDS(w->other_xattrs == h->other_xattrs || view_is_bare_link(w));
 	if (c->more) {
 		HOLDS(w->nlink == h->nlink || w->cut_off);
 		HOLDS(w->mtime == h->mtime || w->guarded); /* written through an fd that is older than chattr +a */
