@@ -89,13 +89,17 @@ static void keep_raised(struct ov_ledger *l, struct ov_strike *s, const struct o
 			to[s->nraised++] = from[n]; /* behind what is left of those before, where lowering them was cut short */
 }
 
+/* Lower the counts of the inodes in N entries of NODEIDS, which become 0. */
+static void lower_all(struct overlay *ov, uint64_t *nodeids, uint32_t n)
+{
+	for (uint32_t k = 0; k < n && k < OV_LEDGER_RAISED; k++)
+		if (nodeids[k])
+			ov_inode_forget_noted(&ov->tab, nodeids[k], 1, &nodeids[k]);
+}
+
 static void lower_counts(struct overlay *ov, struct ov_strike *s)
 {
-	uint64_t *nodeids = ov->ledger->strike_raised[s - ov->ledger->strikes];
-
-	for (uint32_t n = 0; n < s->nraised && n < OV_LEDGER_RAISED; n++)
-		if (nodeids[n])
-			ov_inode_forget_noted(&ov->tab, nodeids[n], 1, &nodeids[n]);
+	lower_all(ov, ov->ledger->strike_raised[s - ov->ledger->strikes], s->nraised);
 	s->nraised = 0;
 }
 
@@ -139,8 +143,26 @@ void ov_inflight_end(const struct ov_request *rq)
 		if (strike)
 			__atomic_store_n(&strike->unique, 0, __ATOMIC_RELEASE);
 	}
-	inflight->served++;
-	__atomic_store_n(&inflight->unique, 0, __ATOMIC_RELEASE);
+	ov_inflight_answered(NULL, inflight);
+}
+
+void ov_inflight_leave(struct ov_inflight *other)
+{
+	ov_inflight_attach(ledger, other);
+}
+
+void ov_inflight_answered(void *overlay OV_UNUSED, struct ov_inflight *at)
+{
+	at->served++;
+	__atomic_store_n(&at->unique, 0, __ATOMIC_RELEASE);
+}
+
+void ov_inflight_unanswered(void *overlay, struct ov_inflight *at)
+{
+	struct overlay *ov = overlay;
+
+	lower_all(ov, ov->ledger->raised[at - ov->ledger->inflight], at->nraised);
+	ov_inflight_answered(ov, at);
 }
 
 uint64_t ov_inflight_request(void *arg OV_UNUSED)

@@ -25,6 +25,16 @@ bool ov_inflight_is_buffer(const struct ov_ledger *l, const void *mem);
 void ov_inflight_begin(const struct ov_request *rq);
 void ov_inflight_end(const struct ov_request *rq);
 
+/*
+ * The request that the calling thread is at is done with, but for its answer, which somebody else sends: its record is left
+ * to that, and the thread goes on with OTHER.
+ */
+void ov_inflight_leave(struct ov_inflight *other);
+
+/* By any thread, OVERLAY: the answer to the request of AT has been sent; or was not wanted: what it would have told of is forgotten. */
+void ov_inflight_answered(void *overlay, struct ov_inflight *at);
+void ov_inflight_unanswered(void *overlay, struct ov_inflight *at);
+
 /* True if repeated request RQ needs no serving: it has been answered, on FD. */
 bool ov_inflight_settled(struct overlay *ov, int fd, const struct ov_request *rq);
 

@@ -2,6 +2,7 @@
 #include "leader.h"
 
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -164,4 +165,32 @@ int ov_thread_cpu(uint32_t tid)
 	for (int field = 2; p && field < STAT_CPU; field++)
 		p = strchr(p + 1, ' ');
 	return p ? atoi(p + 1) : -1;
+}
+
+bool ov_leader_may_look(const struct fuse_in_header *in)
+{
+	const struct fuse_setattr_in *set = (const void *)(in + 1);
+
+	switch (in->opcode) {
+	case FUSE_SETATTR: /* what is written back are times */
+		return in->len >= sizeof(*in) + sizeof(*set) && (set->valid & (FATTR_MODE | FATTR_UID | FATTR_GID));
+	case FUSE_SETXATTR:
+	case FUSE_LISTXATTR:
+	case FUSE_REMOVEXATTR:
+	case FUSE_LOOKUP:
+	case FUSE_GETATTR:
+	case FUSE_READLINK:
+	case FUSE_SYMLINK:
+	case FUSE_MKNOD:
+	case FUSE_MKDIR:
+	case FUSE_UNLINK:
+	case FUSE_RMDIR:
+	case FUSE_RENAME:
+	case FUSE_RENAME2:
+	case FUSE_LINK:
+	case FUSE_READDIRPLUS:
+		return true;
+	default:
+		return false;
+	}
 }

@@ -19,6 +19,8 @@
 
 #include "util.h"
 
+struct fuse_in_header;
+
 /* A thread that serves. While it waits it belongs to the leader's lock, else to its thread. */
 struct ov_seat {
 	sem_t called;
@@ -65,6 +67,15 @@ void ov_seat_leave_cpu(struct ov_seat *seat);
  * in it.
  */
 int ov_thread_cpu(uint32_t tid);
+
+/*
+ * May /proc be asked for the CPU of who has sent request IN, all of which was read? Only if it waits until it is answered, come
+ * what may, and is not in the middle of execve(2). To look at a process there is to hold its memory for a moment: if it ended
+ * in that moment, that would be ours to give back, with the files that are mapped in it, and what they have to write would wait
+ * for ourselves. And it is to wait for an execve of it: which writes back (WRITE, SETATTR) what it closes. So these are requests
+ * for system calls on paths and directories.
+ */
+bool ov_leader_may_look(const struct fuse_in_header *in);
 
 /* Has /proc the numbers by which this process knows others? */
 bool ov_proc_is_ours(void);

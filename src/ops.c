@@ -40,10 +40,10 @@ static char *get_buf(void)
 	return data_buf;
 }
 
-/* The same for READ and READDIR, which have nothing in the request that could be overwritten. */
-static char *get_reply_buf(void)
+/* The same, SIZE bytes, for READ and READDIR, which have nothing in the request that could be overwritten. */
+static char *get_reply_buf(size_t size)
 {
-	char *room = ov_transport_room(DATA_BUF);
+	char *room = ov_transport_room(size);
 
 	return room ? room : get_buf();
 }
@@ -359,12 +359,14 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, stru
 		return;
 	if (read_spliced(req, i, size, off))
 		return;
-	buf = get_reply_buf();
+	if (size > DATA_BUF)
+		size = DATA_BUF;
+	buf = get_reply_buf(size);
 	if (!buf) {
 		fuse_reply_err(req, ENOMEM);
 		return;
 	}
-	n = ov_read(front(req)->ov, i, buf, size < DATA_BUF ? size : DATA_BUF, off);
+	n = ov_read(front(req)->ov, i, buf, size, off);
 	if (n < 0)
 		fuse_reply_err(req, (int)-n);
 	else
@@ -456,11 +458,12 @@ static bool dir_fill(void *arg, const char *name, const struct ov_entry *e, uint
 static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus)
 {
 	struct ov_inode *i = node(req, ino);
-	struct dir_reply d = {.req = req, .buf = get_reply_buf(), .size = size < DATA_BUF ? size : DATA_BUF, .plus = plus};
+	struct dir_reply d = {.req = req, .size = size < DATA_BUF ? size : DATA_BUF, .plus = plus};
 	int r;
 
 	if (!i)
 		return;
+	d.buf = get_reply_buf(d.size);
 	if (!d.buf) {
 		fuse_reply_err(req, ENOMEM);
 		return;

@@ -13,7 +13,7 @@
 #define US 1000ull
 #define QUICK_GAP (200 * US)    /* from an answer to the next request, sleep and waking included */
 #define LONG_GAP (5000 * US)    /* a pause in the work */
-#define FAR_GAP (15 * US)       /* if no other CPU had to be woken, the client did something else meanwhile */
+#define FAR_GAP (10 * US)       /* if no other CPU had to be woken, the client did something else meanwhile */
 #define FAR_PAUSE (1000 * US)   /* it certainly did */
 #define QUICK_ENOUGH 4
 #define QUICK_MAX 16
@@ -29,6 +29,11 @@
 #define PATIENCE_MAX 1024
 #define CHECK 1024u             /* requests in which no more than so many moves pay */
 #define CHECK_MOVES 200u
+#define LEFT 32u                /* a client that left weighs as much as so many requests of one that stayed */
+#define LEAVING (5 * LEFT)      /* and with so much of that, replies are posted, */
+#define POST_MIN (100000 * US)  /* for so long: over such times the scheduler takes its averages (PELT) */
+#define POST_MAX (3200000 * US)
+#define STAYED 4000u            /* requests after which those before do not matter any more */
 #define COMPANY 64              /* requests */
 #define SHARING_ROUNDS 4        /* side by side, by one thread, and both again */
 #define SHARING_LENGTH 64       /* requests a round */
@@ -86,7 +91,7 @@ void ov_poller_init(struct ov_poller *p, int fd, unsigned microseconds, bool fol
 
 	*p = (struct ov_poller){.fd = fd, .load_fd = -1, .cpus = 1, .ways = 1u << OV_WAIT_ASLEEP, .way = OV_WAIT_ASLEEP,
 				.chosen = OV_WAIT_WAYS, .patience = PATIENCE, .check = CHECK, .away_next = KEEP, .shares = true,
-				.sharing_left = SHARING_LENGTH, .sharing_keep = KEEP};
+				.sharing_left = SHARING_LENGTH, .sharing_keep = KEEP, .stayed = STAYED};
 	if (sched_getaffinity(0, sizeof(set), &set) == 0)
 		p->cpus = (unsigned)CPU_COUNT(&set);
 	if (p->cpus < 2)
@@ -99,6 +104,11 @@ void ov_poller_init(struct ov_poller *p, int fd, unsigned microseconds, bool fol
 		p->load_fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
 	}
 	begin_trial(p);
+}
+
+void ov_poller_may_post(struct ov_poller *p)
+{
+	p->can_post = true;
 }
 
 void ov_poller_destroy(struct ov_poller *p)
@@ -228,6 +238,50 @@ static void check_moves(struct ov_poller *p)
 	p->moves = 0;
 }
 
+/*
+ * The scheduler leaves clients where they are if the CPUs have been busy, which two that wait for each other's CPU to wake up
+ * do not look. So they leave on and on, until replies have been posted for a while; from then on they may stay without.
+ */
+static void begin_posting(struct ov_poller *p)
+{
+	if (p->stayed >= STAYED)
+		p->post_for = POST_MIN;
+	else if (p->post_for < POST_MAX)
+		p->post_for *= 2;
+	p->posts = true;
+	p->post_until = p->last + p->post_for;
+	ov_debug("clients leave: another thread sends the replies for %llu ms", p->post_for / 1000 / US);
+}
+
+static void count_posting(struct ov_poller *p)
+{
+	if (!p->posts) {
+		p->stayed += p->stayed < STAYED;
+		p->leaving -= p->leaving > 0;
+		return;
+	}
+	if (p->last < p->post_until)
+		return;
+	p->posts = false;
+	p->stayed = p->leaving = 0;
+	p->patience = PATIENCE;
+}
+
+static void client_left(struct ov_poller *p)
+{
+	p->moves++;
+	p->patience = PATIENCE;
+	if (!p->followed) {
+		p->followed = true;
+		choose(p, OV_WAIT_NEAR);
+	}
+	if (!p->can_post || p->posts)
+		return;
+	p->leaving += LEFT;
+	if (p->leaving >= LEAVING)
+		begin_posting(p);
+}
+
 /* After a while they may. */
 static void count_away(struct ov_poller *p)
 {
@@ -276,7 +330,7 @@ static void count_shared(struct ov_poller *p, uint64_t t)
 
 void ov_poller_read(struct ov_poller *p, uint64_t t, bool kernel)
 {
-	uint64_t gap = t - p->done;
+	uint64_t gap = t > p->done ? t - p->done : 0;
 
 	if (p->ways == 1u << OV_WAIT_ASLEEP)
 		return;
@@ -296,6 +350,7 @@ void ov_poller_read(struct ov_poller *p, uint64_t t, bool kernel)
 	if (!ov_poller_is_near(p) || kernel || gap > FAR_PAUSE)
 		return;
 	check_moves(p);
+	count_posting(p);
 	if (gap > FAR_GAP)
 		p->far++;
 	else if (p->far)
@@ -304,7 +359,8 @@ void ov_poller_read(struct ov_poller *p, uint64_t t, bool kernel)
 
 void ov_poller_done(struct ov_poller *p, uint64_t t)
 {
-	p->done = t;
+	if (t > p->done)
+		p->done = t;
 }
 
 bool ov_poller_has_company(struct ov_poller *p)
@@ -332,12 +388,7 @@ void ov_poller_looked(struct ov_poller *p, enum ov_looked found)
 	p->far = 0;
 	switch (found) {
 	case OV_LOOKED_MOVED:
-		p->moves++;
-		p->patience = PATIENCE;
-		if (!p->followed) {
-			p->followed = true;
-			choose(p, OV_WAIT_NEAR);
-		}
+		client_left(p);
 		break;
 	case OV_LOOKED_WAS_NEAR:
 		if (asked && p->round < TRIAL_ROUNDS)

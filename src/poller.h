@@ -50,6 +50,10 @@ struct ov_poller {
 	bool followed;       /* the lead has moved to a client that was far */
 	unsigned moves;      /* since CHECK requests ago */
 	unsigned check;
+	bool can_post, posts; /* replies are sent by another thread (poster.h) */
+	unsigned leaving;    /* how much clients have left recently */
+	unsigned stayed;     /* requests since the end of posting */
+	uint64_t post_for, post_until;
 	unsigned away;       /* requests until it is tried again, 0: it has not been given up */
 	unsigned away_next;  /* the same for the next time */
 };
@@ -66,7 +70,7 @@ uint64_t ov_poller_now(void);
 
 /* Wait a moment for a request, or not at all. */
 void ov_poller_wait(struct ov_poller *p);
-/* A request has been read, of a client or, on its own behalf, of the KERNEL; it has been answered. */
+/* A request has been read, of a client or, on its own behalf, of the KERNEL; it has been answered (the latest time counts). */
 void ov_poller_read(struct ov_poller *p, uint64_t now, bool kernel);
 void ov_poller_done(struct ov_poller *p, uint64_t now);
 
@@ -81,6 +85,14 @@ static inline bool ov_poller_is_near(const struct ov_poller *p)
 {
 	return p->way == OV_WAIT_NEAR && !(p->company && p->shares);
 }
+
+/* And replies be sent by another thread, so that the client stays there? Only if that can be done. */
+static inline bool ov_poller_posts(const struct ov_poller *p)
+{
+	return p->posts && ov_poller_is_near(p);
+}
+
+void ov_poller_may_post(struct ov_poller *p);
 
 /* The client seems to be on another CPU than the daemon, and that costs time. */
 bool ov_poller_is_far(const struct ov_poller *p);

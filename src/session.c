@@ -24,6 +24,7 @@
 #include "mountns.h"
 #include "ops.h"
 #include "poller.h"
+#include "poster.h"
 #include "sys/io.h"
 #include "transport.h"
 #include "uring.h"
@@ -41,7 +42,8 @@ struct ov_session;
 
 struct ov_thread {
 	struct ov_session *s;
-	struct ov_inflight *inflight; /* in the ledger: what it is at */
+	struct ov_inflight *inflight; /* atomic; in the ledger: what it is at */
+	struct ov_post *post;         /* for the reply to it, or NULL */
 	struct ov_seat seat;
 	pthread_t id;
 };
@@ -72,6 +74,7 @@ struct ov_session {
 	unsigned nbuffers;
 	unsigned nledger;         /* buffers of the ledger that have been used */
 	struct ov_poller poller;  /* the leader's, as are the next two */
+	struct ov_poster *poster; /* or NULL */
 	uint32_t last_pid;        /* of the requests */
 	unsigned mixed;           /* so many more requests are expected to have company */
 	struct ov_uring *uring;   /* or NULL */
@@ -221,11 +224,43 @@ static void dispatch(struct ov_session *s, struct fuse_buf *buf, struct ov_reply
 
 	ov_transport_prepare(&s->front.transport, buf, reply);
 	ov_inflight_begin(rq);
-	if (!reply)
+	if (!ov_uring_is_here())
 		share_work(s, buf);
 	if (!((rq->unique & OV_UNIQUE_RESEND) && ov_inflight_settled(s->ov, s->fd, rq)) && !ov_ops_raw(&s->front, buf))
 		fuse_session_process_buf(s->se, buf);
-	ov_inflight_end(rq);
+	if (!reply || !reply->later || !reply->done)
+		ov_inflight_end(rq);
+}
+
+/* The leader has read a request: is the reply to be posted? */
+static void reserve_post(struct ov_session *s, const struct fuse_buf *buf)
+{
+	const struct fuse_in_header *in = buf->mem;
+	const struct fuse_read_in *arg = (const void *)(in + 1);
+	int cpu = ov_poller_posts(&s->poller) ? self->seat.cpu : -1;
+	bool reads = in->opcode == FUSE_READ || in->opcode == FUSE_READDIR || in->opcode == FUSE_READDIRPLUS;
+
+	ov_poster_settle(s->poster);
+	if (in->unique & OV_UNIQUE_RESEND || (reads && arg->size > OV_POSTER_ROOM))
+		cpu = -1;
+	self->post = s->poster ? ov_poster_reserve(s->poster, in->pid, cpu) : NULL;
+}
+
+static void dispatch_posting(struct ov_session *s, struct fuse_buf *buf)
+{
+	struct ov_reply reply = {.data = ov_post_room(self->post), .room = OV_POSTER_ROOM, .later = true};
+	struct ov_post *post = self->post;
+	struct ov_inflight *other;
+
+	self->post = NULL;
+	dispatch(s, buf, &reply);
+	if (!reply.done) {
+		ov_post_release(post);
+		return;
+	}
+	other = ov_poster_post(s->poster, post, ov_transport_current()->unique, reply.error, reply.size, self->inflight, is_leader);
+	__atomic_store_n(&self->inflight, other, __ATOMIC_RELEASE);
+	ov_inflight_leave(other);
 }
 
 /* A buffer of those that are there, else a new one of the ledger if that outlives us, or none: libfuse then makes one. */
@@ -311,11 +346,27 @@ static void serve_one(struct ov_session *s, struct fuse_buf *buf)
 {
 	bool init = ((const struct fuse_in_header *)buf->mem)->opcode == FUSE_INIT;
 
-	dispatch(s, buf, NULL);
+	if (self && self->post)
+		dispatch_posting(s, buf);
+	else
+		dispatch(s, buf, NULL);
 	if (init && s->front.transport.agreed) {
 		start_uring(s);
 		s->started = true;
 	}
+}
+
+static void new_poster(struct ov_session *s)
+{
+	_Static_assert(OV_LEDGER_THREADS >= THREADS_MAX + OV_POSTER_POSTS, "a record for each request at a time");
+	static const struct ov_poster_ops ops = {.sent = ov_inflight_answered, .refused = ov_inflight_unanswered};
+	struct ov_inflight *records[OV_POSTER_POSTS];
+
+	for (unsigned n = 0; n < OV_POSTER_POSTS; n++)
+		records[n] = &s->ov->ledger->inflight[THREADS_MAX + n];
+	s->poster = ov_poster_new(s->fd, records, &ops, s->ov);
+	if (s->poster)
+		ov_poller_may_post(&s->poller);
 }
 
 static void init_poller(struct ov_session *s)
@@ -327,6 +378,8 @@ static void init_poller(struct ov_session *s)
 		ov_poller_init(&s->poller, s->fd, 0, false);
 	else
 		ov_poller_init(&s->poller, s->fd, s->params->poll, follow);
+	if (!s->uring_on && follow && !s->poster)
+		new_poster(s);
 }
 
 /* What comes here beside io_uring is FORGET: let some gather, the kernel then sends them in one. */
@@ -353,40 +406,12 @@ static void lead(struct ov_session *s)
 
 #define NOT_ASKED (-2)
 
-/*
- * May /proc be asked for the CPU of who has sent such a request? Only if it waits until it is answered, come what may, and
- * is not in the middle of execve(2). To look at a process there is to hold its memory for a moment: if it ended in that
- * moment, that would be ours to give back, with the files that are mapped in it, and what they have to write would wait for
- * ourselves. And it is to wait for an execve of it: which writes back (WRITE, SETATTR) what it closes. So these are requests
- * for system calls on paths and directories.
- */
-static bool may_look_for(uint32_t opcode)
-{
-	switch (opcode) {
-	case FUSE_LOOKUP:
-	case FUSE_GETATTR:
-	case FUSE_READLINK:
-	case FUSE_SYMLINK:
-	case FUSE_MKNOD:
-	case FUSE_MKDIR:
-	case FUSE_UNLINK:
-	case FUSE_RMDIR:
-	case FUSE_RENAME:
-	case FUSE_RENAME2:
-	case FUSE_LINK:
-	case FUSE_READDIRPLUS:
-		return true;
-	default:
-		return false;
-	}
-}
-
 /* A request has been read. The CPU of its client, if that is asked for, -1: unknown, or NOT_ASKED. */
 static int find_client(struct ov_session *s, const struct fuse_buf *buf)
 {
 	const struct fuse_in_header *in = buf->mem;
 
-	if (!ov_poller_asks(&s->poller) || in->pid == 0 || !may_look_for(in->opcode))
+	if (!ov_poller_asks(&s->poller) || in->pid == 0 || !ov_leader_may_look(in))
 		return NOT_ASKED;
 	return ov_thread_cpu(in->pid);
 }
@@ -410,6 +435,7 @@ static void follow_client(struct ov_session *s, int cpu)
 	ov_poller_looked(&s->poller, next ? OV_LOOKED_MOVED : OV_LOOKED_IN_VAIN);
 	if (!next)
 		return;
+	ov_poster_aim(s->poster, cpu);
 	is_leader = false;
 	ov_leader_call(next);
 }
@@ -453,8 +479,10 @@ static void *worker(void *arg)
 			__atomic_store_n(&s->unmounted, true, __ATOMIC_RELEASE);
 		if (n <= 0)
 			break;
+		ov_poller_done(&s->poller, ov_poster_last_sent(s->poster));
 		ov_poller_read(&s->poller, ov_poller_now(), ((const struct fuse_in_header *)buf.mem)->pid == 0);
 		cpu = find_client(s, &buf);
+		reserve_post(s, &buf);
 		serve_one(s, &buf);
 		if (is_leader)
 			look_around(s, cpu);
@@ -1076,6 +1104,11 @@ static void wake_up(int sig OV_UNUSED)
 {
 }
 
+static bool is_serving(const struct ov_thread *t)
+{
+	return __atomic_load_n(&__atomic_load_n(&t->inflight, __ATOMIC_ACQUIRE)->unique, __ATOMIC_ACQUIRE);
+}
+
 /* Let the threads answer what they are at, and end. */
 static void stop_threads(struct ov_session *s)
 {
@@ -1085,10 +1118,12 @@ static void stop_threads(struct ov_session *s)
 	fuse_session_exit(s->se);
 	for (int n = 0; n < STOP_TRIES && __atomic_load_n(&s->ended, __ATOMIC_ACQUIRE) < s->nthreads; n++) {
 		for (unsigned k = 0; k < s->nthreads; k++)
-			if (!__atomic_load_n(&s->threads[k].inflight->unique, __ATOMIC_ACQUIRE))
+			if (!is_serving(&s->threads[k]))
 				(void)pthread_kill(s->threads[k].id, SIGURG);
 		wait_event(s, STOP_PAUSE_MS);
 	}
+	if (ov_poster_free(s->poster))
+		s->poster = NULL;
 }
 
 int ov_session_serve(struct ov_session *s)
@@ -1141,7 +1176,7 @@ void ov_session_free(struct ov_session *s)
 		for (unsigned n = 0; n < s->nthreads; n++)
 			join_thread(&s->threads[n]);
 	}
-	if (!ov_uring_free(s->uring)) {
+	if (!ov_poster_free(s->poster) || !ov_uring_free(s->uring)) {
 		free(s->mountpoint);
 		return; /* likewise */
 	}

@@ -46,5 +46,7 @@ size_t ov_stats_print(const struct ov_stats *s, char *buf, size_t size)
 		used = print_line(buf, size, used, "OTHER", 0, s->other);
 	if (s->uring)
 		used = print_line(buf, size, used, "uring-requests", 0, s->uring);
+	if (s->posted)
+		used = print_line(buf, size, used, "posted-replies", 0, s->posted);
 	return used;
 }

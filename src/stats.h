@@ -18,7 +18,8 @@
 struct ov_stats {
 	uint64_t ops[OV_STATS_OPS];
 	uint64_t other;
-	uint64_t uring; /* those of them that came through io_uring */
+	uint64_t uring;  /* those of them that came through io_uring */
+	uint64_t posted; /* those whose reply was left to another thread (poster.h) */
 };
 
 static inline void ov_stats_count(struct ov_stats *s, unsigned opcode)

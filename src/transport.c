@@ -55,7 +55,7 @@ void ov_transport_prepare(struct ov_transport *t, const struct fuse_buf *buf, st
 	current_reply = reply;
 	ov_stats_count(&t->stats, in->opcode);
 	if (reply)
-		__atomic_add_fetch(&t->stats.uring, 1, __ATOMIC_RELAXED);
+		__atomic_add_fetch(reply->later ? &t->stats.posted : &t->stats.uring, 1, __ATOMIC_RELAXED);
 	switch (in->opcode) {
 	case FUSE_INIT:
 		read_init(t, buf);

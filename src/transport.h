@@ -23,13 +23,14 @@ struct ov_request {
 	bool kill_suidgid; /* WRITE, SETATTR: setuid and setgid must go */
 };
 
-/* Takes the reply to a request that did not come from /dev/fuse. */
+/* Takes the reply to a request that did not come from /dev/fuse, or that is to be sent there later. */
 struct ov_reply {
 	void *data;  /* of ROOM bytes, which the request may have its arguments in */
 	size_t room;
 	size_t size; /* what the reply takes of it */
 	int error;   /* 0 or -errno */
 	bool done;   /* there is a reply */
+	bool later;  /* to /dev/fuse */
 };
 
 struct ov_transport {
@@ -71,7 +72,7 @@ void ov_transport_prepare(struct ov_transport *t, const struct fuse_buf *buf, st
  */
 void *ov_transport_room(size_t size);
 
-/* Does the reply to the current request go to /dev/fuse? */
+/* Does the reply to the current request go to /dev/fuse, and now? */
 bool ov_transport_is_device(void);
 
 /* A request that was read once before, by a process that died, comes with this bit in its number (Linux 6.9). */

@@ -344,16 +344,16 @@ def sample(change, calls, default):
 class Layers(Overlay):
     """One lower for all changes, with a fresh upper for each, on the program that can fail."""
 
-    def __init__(self, supervise=False):
+    def __init__(self, supervise=False, client_cpu=0):
         super().__init__(lower_spec(), mount=False, program=faulty_program())
-        self.supervise = supervise
+        self.supervise, self.client_cpu = supervise, client_cpu
         self.page = Page(os.path.join(self.base, "page"))
         self.plain = ovtest.program()
         self.n = 0
         self.lower_before = tree_snapshot(self.l(), ino=True)
 
     def option_string(self, opts=None):
-        return super().option_string(opts) + ",client_cpu=0" + ("" if self.supervise else ",nosupervise")
+        return super().option_string(opts) + ",client_cpu=%d" % self.client_cpu + ("" if self.supervise else ",nosupervise")
 
     def fresh(self, change):
         """New upper and work directories with CHANGE prepared, mounted; nothing fails yet."""

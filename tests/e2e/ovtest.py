@@ -1014,6 +1014,26 @@ def state(mnt):
     return {k: int(v) for k, v in (line.split() for line in text.splitlines()) if not k.isupper()}
 
 
+def posted(mnt):
+    """Replies that were left to the thread which keeps clients on their CPU."""
+    return state(mnt).get("posted-replies", 0)
+
+
+def leave_cpus(mnt, path):
+    """Be a client that leaves the CPU where it is served, until replies are posted; they are for the next 100 ms at least."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        skip("there is one CPU")
+    before, end = posted(mnt), time.monotonic() + 20
+    while posted(mnt) == before:
+        ok(time.monotonic() < end, "no reply was posted")
+        for cpu in cpus:
+            os.sched_setaffinity(0, {cpu})
+            for n in range(20):
+                os.chmod(path, 0o600 | n % 8)
+    os.sched_setaffinity(0, cpus)
+
+
 class Count:
     """with Count(mnt) as c: ...; afterwards c["LOOKUP"] is the number of such messages, c.all the dict of those
     not zero, c.total their sum. FORGET is left out: it is no round trip."""

@@ -745,6 +745,35 @@ def test_clients_that_change_their_cpu():
             same_ever_after(ov)
 
 
+@test(only_ours="it has no daemon")
+def test_clients_that_leave_their_cpu():
+    """Replies of every kind and size come from another thread, and are what they are without."""
+    big = random.Random(7).randbytes(300000)
+    with Overlay({"low/f": File(big), "low/s": Sym("x" * 4000), "low/d": {"n%03d" % n: "" for n in range(500)}}) as ov:
+        write(ov.m("me"), "me")
+        os.setxattr(ov.m("me"), "user.big", big[:3000])
+        for n in range(30):
+            leave_cpus(ov.mnt, ov.m("me"))
+            before = posted(ov.mnt)
+            if is_root_mode():
+                drop_caches()
+            eq((read(ov.m("low/f")), os.readlink(ov.m("low/s")), len(names(ov.m("low/d")))), (big, "x" * 4000, 500))
+            eq((os.getxattr(ov.m("me"), "user.big"), os.listxattr(ov.m("me"))), (big[:3000], ["user.big"]))
+            fails(errno.ENOENT, os.stat, ov.m("none"))
+            fails(errno.EEXIST, os.mkdir, ov.m("low"))
+            fails(errno.ENODATA, os.getxattr, ov.m("me"), "user.none")
+            with open(ov.m("w%d" % n), "wb") as f:
+                f.write(big)
+            with open(ov.m("w%d" % n), "rb") as f:
+                eq((f.read(), os.fstat(f.fileno()).st_size), (big, len(big)))
+            os.unlink(ov.m("w%d" % n))
+            ok(posted(ov.mnt) > before, "none was posted")
+        same_ever_after(ov)
+    with Overlay({"f": "f"}, opts="client_cpu=0") as ov:
+        changing_cpus(ov.mnt, 10)
+        eq(posted(ov.mnt), 0)
+
+
 @test
 def test_clients_that_end():
     """Processes end, or become others, with files open and mapped that they have changed, while the daemon may look where they are."""

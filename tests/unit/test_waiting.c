@@ -2,11 +2,18 @@
 /* How the next request is waited for, and by which thread on which CPU. Times are made up. */
 
 #include <check.h>
+#include <fcntl.h>
+#include <linux/fuse.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "../../src/leader.h"
+#include "../../src/ledger.h"
 #include "../../src/poller.h"
+#include "../../src/poster.h"
 
 Suite *waiting_suite(void);
 
@@ -21,6 +28,8 @@ struct machine {
 	uint64_t near, apart, awake; /* from an answer to the next request */
 	bool here;                   /* the client is on the daemon's CPU */
 	bool flees;                  /* as soon as the daemon has come there */
+	bool leaves;                 /* with each reply that is not posted */
+	uint64_t dear;               /* what posting one takes */
 	bool reachable;
 	unsigned asked;
 };
@@ -56,7 +65,11 @@ static void answer_question(struct machine *m)
 static void requests(struct machine *m, unsigned n)
 {
 	while (n--) {
+		bool posts = ov_poller_posts(&m->p);
+
 		m->now += m->p.way == OV_WAIT_AWAKE ? m->awake : m->here ? m->near : m->apart;
+		m->now += posts ? m->dear : 0;
+		m->here &= posts || !m->leaves;
 		ov_poller_read(&m->p, m->now, false);
 		m->now += 3 * US;
 		ov_poller_done(&m->p, m->now);
@@ -135,6 +148,78 @@ START_TEST(test_gives_up_after_clients_that_flee)
 	requests(&m, 8000); /* tries again */
 	ck_assert(ov_poller_is_near(&m.p));
 	ck_assert(m.here);
+	ov_poller_destroy(&m.p);
+}
+END_TEST
+
+START_TEST(test_posts_replies_where_clients_leave)
+{
+	struct machine m = {.near = 4 * US, .apart = 40 * US, .awake = 50 * US, .dear = 3 * US, .leaves = true, .reachable = true};
+	unsigned posted = 0;
+
+	begin(&m, 50, true);
+	if (!has_cores(&m))
+		return;
+	requests(&m, 1000);
+	ck_assert(!ov_poller_posts(&m.p)); /* nobody said that it can be done */
+	ov_poller_destroy(&m.p);
+
+	begin(&m, 50, true);
+	ov_poller_may_post(&m.p);
+	requests(&m, 1000);
+	ck_assert(ov_poller_posts(&m.p));
+	ck_assert(m.here);
+	ov_poller_has_company(&m.p);
+	ck_assert(!ov_poller_posts(&m.p));
+	for (unsigned n = 0; n < 1000000; n++) {
+		requests(&m, 1);
+		posted += ov_poller_posts(&m.p);
+	}
+	ck_assert_uint_gt(posted, 990000); /* it is seldom looked whether they still leave */
+	ov_poller_destroy(&m.p);
+}
+END_TEST
+
+START_TEST(test_sends_replies_itself_where_clients_stay)
+{
+	struct machine m = {.near = 4 * US, .apart = 40 * US, .awake = 50 * US, .dear = 3 * US, .reachable = true};
+
+	begin(&m, 50, true);
+	if (!has_cores(&m))
+		return;
+	ov_poller_may_post(&m.p);
+	requests(&m, 1000);
+	ck_assert(ov_poller_is_near(&m.p));
+	ck_assert(!ov_poller_posts(&m.p));
+	m.leaves = true; /* from now on */
+	requests(&m, 1000);
+	ck_assert(ov_poller_posts(&m.p));
+	m.leaves = false; /* after having been kept a while */
+	requests(&m, 50000);
+	ck_assert(ov_poller_is_near(&m.p));
+	ck_assert(!ov_poller_posts(&m.p));
+	m.asked = 0;
+	requests(&m, 5000);
+	ck_assert_uint_eq(m.asked, 0);
+	ck_assert(!ov_poller_posts(&m.p));
+	ov_poller_destroy(&m.p);
+}
+END_TEST
+
+START_TEST(test_bears_a_client_that_leaves_now_and_then)
+{
+	struct machine m = {.near = 4 * US, .apart = 40 * US, .awake = 50 * US, .dear = 3 * US, .reachable = true};
+
+	begin(&m, 50, true);
+	if (!has_cores(&m))
+		return;
+	ov_poller_may_post(&m.p);
+	for (unsigned n = 0; n < 100; n++) {
+		m.here = false;
+		requests(&m, 100);
+		ck_assert(m.here);
+		ck_assert(!ov_poller_posts(&m.p));
+	}
 	ov_poller_destroy(&m.p);
 }
 END_TEST
@@ -231,6 +316,185 @@ START_TEST(test_shares_work_where_that_is_faster)
 	crowd(&m, 20000, 4000 * US, 7000 * US); /* they wait for a disk */
 	ck_assert(ov_poller_has_company(&m.p));
 	ov_poller_destroy(&m.p);
+}
+END_TEST
+
+/* ---- the poster ---- */
+
+#define CLIENT 4711
+
+static unsigned answered;
+static struct ov_inflight *unwanted;
+
+static void count_answer(void *arg, struct ov_inflight *record)
+{
+	ck_assert_ptr_eq(arg, &answered);
+	record->unique = 0;
+	__atomic_add_fetch(&answered, 1, __ATOMIC_RELEASE);
+}
+
+static void note_unwanted(void *arg, struct ov_inflight *record)
+{
+	ck_assert_ptr_eq(arg, &answered);
+	ck_assert_ptr_null(unwanted);
+	unwanted = record;
+}
+
+static const struct ov_poster_ops poster_ops = {.sent = count_answer, .refused = note_unwanted};
+
+struct office {
+	struct ov_inflight record[OV_POSTER_POSTS + 1];
+	struct ov_inflight *own; /* the leader's */
+	struct ov_poster *poster;
+	int in, out;
+	int cpu;
+};
+
+static void open_office(struct office *o)
+{
+	struct ov_inflight *records[OV_POSTER_POSTS];
+	struct ov_post *p = NULL;
+	int fds[2];
+
+	ck_assert_int_eq(pipe(fds), 0);
+	*o = (struct office){.in = fds[0], .out = fds[1], .cpu = sched_getcpu()};
+	for (unsigned n = 0; n < OV_POSTER_POSTS; n++)
+		records[n] = &o->record[n];
+	o->own = &o->record[OV_POSTER_POSTS];
+	o->poster = ov_poster_new(o->out, records, &poster_ops, &answered);
+	ck_assert_ptr_nonnull(o->poster);
+	answered = 0;
+	unwanted = NULL;
+	ck_assert_ptr_null(ov_poster_reserve(o->poster, CLIENT, o->cpu)); /* there is nobody yet to send it */
+	for (unsigned n = 0; n < 10000 && !p; n++) {
+		ov_poster_aim(o->poster, o->cpu); /* the thread has to come first */
+		usleep(1000);
+		p = ov_poster_reserve(o->poster, CLIENT, o->cpu);
+	}
+	ck_assert_ptr_nonnull(p);
+	ov_post_release(p);
+}
+
+static void close_office(struct office *o)
+{
+	ck_assert(ov_poster_free(o->poster));
+	close(o->in);
+	close(o->out);
+}
+
+static void post(struct office *o, uint64_t unique, const char *text, bool leader)
+{
+	struct ov_post *p = NULL;
+
+	for (unsigned n = 0; n < 30000 && !p; n++) { /* none is to be had for a while after one that was late */
+		if (n)
+			usleep(1000);
+		p = ov_poster_reserve(o->poster, CLIENT, o->cpu);
+	}
+	ck_assert_ptr_nonnull(p);
+	memcpy(ov_post_room(p), text, strlen(text));
+	o->own->unique = unique;
+	o->own = ov_poster_post(o->poster, p, unique, 0, strlen(text), o->own, leader);
+	ck_assert_uint_eq(o->own->unique, 0);
+}
+
+static void expect_reply(struct office *o, uint64_t unique, const char *text)
+{
+	struct {
+		struct fuse_out_header header;
+		char text[64];
+	} got;
+
+	ck_assert_int_eq(read(o->in, &got, sizeof(got)), (ssize_t)(sizeof(got.header) + strlen(text)));
+	ck_assert_uint_eq(got.header.len, sizeof(got.header) + strlen(text));
+	ck_assert_uint_eq(got.header.unique, unique);
+	ck_assert_int_eq(got.header.error, 0);
+	ck_assert_int_eq(memcmp(got.text, text, strlen(text)), 0);
+}
+
+static void expect_answered(unsigned n)
+{
+	for (unsigned k = 0; k < 10000 && __atomic_load_n(&answered, __ATOMIC_ACQUIRE) < n; k++)
+		usleep(1000);
+	ck_assert_uint_eq(__atomic_load_n(&answered, __ATOMIC_ACQUIRE), n);
+}
+
+START_TEST(test_replies_are_sent_by_somebody)
+{
+	struct office o;
+
+	open_office(&o);
+	for (unsigned n = 1; n <= 100; n++) {
+		post(&o, n, "by the sender, or the watch", true);
+		expect_reply(&o, n, "by the sender, or the watch");
+		expect_answered(n);
+	}
+	post(&o, 101, "by who served", false);
+	expect_answered(101);
+	expect_reply(&o, 101, "by who served");
+	post(&o, 102, "at the latest with the next request", true);
+	ov_poster_settle(o.poster);
+	ck_assert_ptr_null(unwanted);
+	expect_reply(&o, 102, "at the latest with the next request");
+	close_office(&o);
+	for (unsigned n = 0; n <= OV_POSTER_POSTS; n++)
+		ck_assert_uint_eq(o.record[n].unique, 0);
+}
+END_TEST
+
+START_TEST(test_replies_are_posted_to_who_waits)
+{
+	struct office o;
+	struct ov_post *p;
+
+	open_office(&o);
+	p = ov_poster_reserve(o.poster, CLIENT, o.cpu);
+	ck_assert_ptr_nonnull(p);
+	ck_assert_ptr_nonnull(ov_poster_reserve(o.poster, 0, o.cpu)); /* what is written back meanwhile */
+	ck_assert_ptr_null(ov_poster_reserve(o.poster, CLIENT + 1, o.cpu)); /* it may do anything but wait */
+	ck_assert_ptr_null(ov_poster_reserve(o.poster, CLIENT + 1, o.cpu)); /* CLIENT has the CPU, perhaps */
+	ck_assert_ptr_null(ov_poster_reserve(o.poster, CLIENT, -1));
+	close_office(&o);
+}
+END_TEST
+
+START_TEST(test_replies_stay_while_others_are_given_back)
+{
+	static const char text[] = "not to be touched";
+	struct ov_post *first, *second;
+	struct office o;
+
+	open_office(&o);
+	first = ov_poster_reserve(o.poster, CLIENT, o.cpu);
+	second = ov_poster_reserve(o.poster, CLIENT, o.cpu);
+	ck_assert_ptr_nonnull(first);
+	ck_assert_ptr_nonnull(second);
+	memcpy(ov_post_room(second), text, sizeof(text));
+	o.own = ov_poster_post(o.poster, first, 1, 0, 0, o.own, true); /* the watch wakes up, and gives back what is free */
+	expect_answered(1);
+	usleep(50000);
+	ck_assert_str_eq(ov_post_room(second), text);
+	close_office(&o);
+}
+END_TEST
+
+START_TEST(test_replies_that_are_not_wanted)
+{
+	struct ov_inflight *record;
+	struct office o;
+
+	(void)signal(SIGPIPE, SIG_IGN);
+	open_office(&o);
+	close(o.in);
+	record = o.own;
+	post(&o, 7, "interrupted", false);
+	ov_poster_settle(o.poster);
+	ck_assert_ptr_eq(unwanted, record);
+	ck_assert_uint_eq(record->unique, 7);
+	ov_poster_settle(o.poster);
+	ck_assert_uint_eq(answered, 0);
+	o.in = open("/dev/null", O_RDONLY);
+	close_office(&o);
 }
 END_TEST
 
@@ -391,10 +655,18 @@ Suite *waiting_suite(void)
 	Suite *s = suite_create("waiting");
 	TCase *tc = tcase_create("waiting");
 
+	tcase_set_timeout(tc, 60); /* seconds, where there is little CPU time */
 	tcase_add_test(tc, test_goes_to_a_client_that_is_far);
 	tcase_add_test(tc, test_stays_where_the_client_is);
 	tcase_add_test(tc, test_does_not_look_all_the_time);
 	tcase_add_test(tc, test_gives_up_after_clients_that_flee);
+	tcase_add_test(tc, test_posts_replies_where_clients_leave);
+	tcase_add_test(tc, test_sends_replies_itself_where_clients_stay);
+	tcase_add_test(tc, test_bears_a_client_that_leaves_now_and_then);
+	tcase_add_test(tc, test_replies_are_sent_by_somebody);
+	tcase_add_test(tc, test_replies_are_posted_to_who_waits);
+	tcase_add_test(tc, test_replies_stay_while_others_are_given_back);
+	tcase_add_test(tc, test_replies_that_are_not_wanted);
 	tcase_add_test(tc, test_is_awake_where_that_is_faster);
 	tcase_add_test(tc, test_sleeps_where_nothing_else_is_wanted);
 	tcase_add_test(tc, test_is_nobodys_with_several_clients);
