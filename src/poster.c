@@ -27,13 +27,10 @@
  */
 enum state { EMPTY, RESERVED, FULL, SENDING, REFUSED };
 
-#define PAGE 65536 /* the largest that there are */
-
-/* Each begins on a page of its own: what is given back of one must be no part of another. */
 struct message {
 	struct fuse_out_header header;
 	char room[OV_POSTER_ROOM];
-} __attribute__((aligned(PAGE)));
+};
 
 struct ov_post {
 	uint32_t state;  /* atomic */
@@ -62,6 +59,7 @@ struct ov_poster {
 	uint32_t late_seen;
 	uint64_t paused_until, pause;
 	pthread_t sender, watch;
+	void *messages;     /* of the posts */
 	struct ov_post posts[OV_POSTER_POSTS];
 };
 
@@ -201,15 +199,22 @@ static void *watch_posts(void *arg)
 
 /* ---- beginning and end ---- */
 
+/* Of a message: each begins on a page of its own, as what is given back of one must be no part of another. */
+static size_t message_size(void)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+	return (sizeof(struct message) + page - 1) / page * page;
+}
+
 struct ov_poster *ov_poster_new(int fd, struct ov_inflight *records[OV_POSTER_POSTS], const struct ov_poster_ops *ops, void *arg)
 {
 	struct ov_poster *p = calloc(1, sizeof(*p));
-	struct message *messages = mmap(NULL, OV_POSTER_POSTS * sizeof(*messages), PROT_READ | PROT_WRITE,
-					MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	if (!p || messages == MAP_FAILED) {
-		if (messages != MAP_FAILED)
-			(void)munmap(messages, OV_POSTER_POSTS * sizeof(*messages));
+	if (!p)
+		return NULL;
+	p->messages = mmap(NULL, OV_POSTER_POSTS * message_size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p->messages == MAP_FAILED) {
 		free(p);
 		return NULL;
 	}
@@ -220,7 +225,7 @@ struct ov_poster *ov_poster_new(int fd, struct ov_inflight *records[OV_POSTER_PO
 	p->pause = PAUSE_MIN;
 	for (unsigned n = 0; n < OV_POSTER_POSTS; n++) {
 		p->posts[n].record = records[n];
-		p->posts[n].message = &messages[n];
+		p->posts[n].message = (struct message *)((char *)p->messages + n * message_size());
 	}
 	return p;
 }
@@ -253,7 +258,7 @@ bool ov_poster_free(struct ov_poster *p)
 		if (!join(p->sender) || !join(p->watch)) /* it may be long until the sender's turn */
 			return false;
 	}
-	(void)munmap(p->posts[0].message, OV_POSTER_POSTS * sizeof(struct message));
+	(void)munmap(p->messages, OV_POSTER_POSTS * message_size());
 	free(p);
 	return true;
 }
