@@ -14,12 +14,14 @@
 
 void ov_leader_init(struct ov_leader *l)
 {
-	*l = (struct ov_leader){.led = false};
+	*l = (struct ov_leader){.client_fd = -1};
 	pthread_mutex_init(&l->lock, NULL);
 }
 
 void ov_leader_destroy(struct ov_leader *l)
 {
+	if (l->client_fd >= 0)
+		close(l->client_fd);
 	pthread_mutex_destroy(&l->lock);
 }
 
@@ -147,17 +149,28 @@ bool ov_proc_is_ours(void)
 	return atoi(number) == getpid();
 }
 
-int ov_thread_cpu(uint32_t tid)
+static int open_client(struct ov_leader *l, uint32_t tid)
 {
-	ov_cleanup_fd int fd = -1;
-	char text[1024], *p;
-	ssize_t n;
+	char path[32];
 
-	snprintf(text, sizeof(text), "/proc/%u/stat", tid);
-	fd = open(text, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -1;
-	n = read(fd, text, sizeof(text) - 1);
+	if (l->client_fd >= 0)
+		close(l->client_fd);
+	snprintf(path, sizeof(path), "/proc/%u/stat", tid);
+	l->client_fd = open(path, O_RDONLY | O_CLOEXEC);
+	l->client = tid;
+	return l->client_fd;
+}
+
+/* The file stays open for the next time: that is most of the cost. Once the thread has ended it gives an error. */
+int ov_leader_find(struct ov_leader *l, uint32_t tid)
+{
+	char text[1024], *p;
+	ssize_t n = -1;
+
+	if (tid == l->client && l->client_fd >= 0)
+		n = pread(l->client_fd, text, sizeof(text) - 1, 0);
+	if (n <= 0 && open_client(l, tid) >= 0)
+		n = pread(l->client_fd, text, sizeof(text) - 1, 0);
 	if (n <= 0)
 		return -1;
 	text[n] = '\0';

@@ -34,6 +34,9 @@ struct ov_leader {
 	pthread_mutex_t lock;    /* innermost; held over system calls that set affinities */
 	bool led;
 	struct ov_seat *waiting; /* the last one first: its caches are the warmest */
+	/* the leader's */
+	uint32_t client;         /* that was looked for the last time, */
+	int client_fd;           /* its file in /proc, or -1 */
 };
 
 void ov_leader_init(struct ov_leader *l);
@@ -62,11 +65,11 @@ void ov_leader_call(struct ov_seat *next);
 void ov_seat_leave_cpu(struct ov_seat *seat);
 
 /*
- * The CPU of thread TID, as /proc has it, or -1: it is not to be seen here. The thread must not end or be in execve(2)
+ * Leader: the CPU of thread TID, as /proc has it, or -1: it is not to be seen here. The thread must not end or be in execve(2)
  * meanwhile: the calling thread waits for the latter, and might have to give back its memory, with all files that are mapped
  * in it.
  */
-int ov_thread_cpu(uint32_t tid);
+int ov_leader_find(struct ov_leader *l, uint32_t tid);
 
 /*
  * May /proc be asked for the CPU of who has sent request IN, all of which was read? Only if it waits until it is answered, come

@@ -26,6 +26,7 @@
 #define KEEP 8000u              /* requests until the next trial, if the last one has chosen something new */
 #define KEEP_MAX 500000u
 #define PATIENCE 2
+#define PATIENCE_NEAR 8         /* so much, where clients only do something else between their requests */
 #define PATIENCE_MAX 1024
 #define CHECK 1024u             /* requests in which no more than so many moves pay */
 #define CHECK_MOVES 200u
@@ -394,7 +395,7 @@ void ov_poller_looked(struct ov_poller *p, enum ov_looked found)
 		if (asked && p->round < TRIAL_ROUNDS)
 			choose(p, OV_WAIT_NEAR);
 		/* else it does something else between its requests */
-		if (!asked && p->patience < PATIENCE_MAX)
+		if (!asked && p->patience < PATIENCE_NEAR)
 			p->patience *= 2;
 		break;
 	case OV_LOOKED_APART:

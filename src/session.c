@@ -413,7 +413,7 @@ static int find_client(struct ov_session *s, const struct fuse_buf *buf)
 
 	if (!ov_poller_asks(&s->poller) || in->pid == 0 || !ov_leader_may_look(in))
 		return NOT_ASKED;
-	return ov_thread_cpu(in->pid);
+	return ov_leader_find(&s->leader, in->pid);
 }
 
 /* It has been answered: the lead goes to the client's CPU, if it is far from there, and can. */
