@@ -32,8 +32,12 @@
 #define CHECK_MOVES 200u
 #define LEFT 32u                /* a client that left weighs as much as so many requests of one that stayed */
 #define LEAVING (5 * LEFT)      /* and with so much of that, replies are posted, */
+#define LEAVING_MAX (16 * LEAVING) /* or where that did not pay, with so much */
 #define POST_MIN (100000 * US)  /* for so long: over such times the scheduler takes its averages (PELT) */
 #define POST_MAX (3200000 * US)
+#define PACE 256                /* requests */
+#define PACE_MAX (100 * US)     /* what is above does not come from how it is waited for */
+#define JUDGE 128
 #define STAYED 4000u            /* requests after which those before do not matter any more */
 #define COMPANY 64              /* requests */
 #define SHARING_ROUNDS 4        /* side by side, by one thread, and both again */
@@ -92,7 +96,7 @@ void ov_poller_init(struct ov_poller *p, int fd, unsigned microseconds, bool fol
 
 	*p = (struct ov_poller){.fd = fd, .load_fd = -1, .cpus = 1, .ways = 1u << OV_WAIT_ASLEEP, .way = OV_WAIT_ASLEEP,
 				.chosen = OV_WAIT_WAYS, .patience = PATIENCE, .check = CHECK, .away_next = KEEP, .shares = true,
-				.sharing_left = SHARING_LENGTH, .sharing_keep = KEEP, .stayed = STAYED};
+				.sharing_left = SHARING_LENGTH, .sharing_keep = KEEP, .stayed = STAYED, .bear = LEAVING};
 	if (sched_getaffinity(0, sizeof(set), &set) == 0)
 		p->cpus = (unsigned)CPU_COUNT(&set);
 	if (p->cpus < 2)
@@ -221,6 +225,21 @@ static void count(struct ov_poller *p, uint64_t t)
 		next_round(p);
 }
 
+/* How long it took from when the last request had been served, whose reply was perhaps still to be posted. */
+static void note_pace(struct ov_poller *p, uint64_t t)
+{
+	uint64_t pace = t - p->served;
+
+	if (pace > PACE_MAX)
+		pace = PACE_MAX;
+	if (p->posts) {
+		p->posting += pace;
+		return;
+	}
+	p->paced += p->paced < PACE;
+	p->pace = p->pace + pace / p->paced - p->pace / p->paced;
+}
+
 /* Where clients do not stay on their CPUs, to move after them all the time is slower than to stay away. */
 static void check_moves(struct ov_poller *p)
 {
@@ -250,22 +269,44 @@ static void begin_posting(struct ov_poller *p)
 	else if (p->post_for < POST_MAX)
 		p->post_for *= 2;
 	p->posts = true;
+	p->judge = JUDGE;
+	p->posting = 0;
 	p->post_until = p->last + p->post_for;
 	ov_debug("clients leave: another thread sends the replies for %llu ms", p->post_for / 1000 / US);
 }
 
-static void count_posting(struct ov_poller *p)
+static void end_posting(struct ov_poller *p)
 {
-	if (!p->posts) {
-		p->stayed += p->stayed < STAYED;
-		p->leaving -= p->leaving > 0;
-		return;
-	}
-	if (p->last < p->post_until)
-		return;
 	p->posts = false;
 	p->stayed = p->leaving = 0;
 	p->patience = PATIENCE;
+}
+
+/* Those that leave only now and then cost less than posting, where to switch between threads takes long. */
+static bool pays(struct ov_poller *p)
+{
+	if (p->judge == 0 || --p->judge > 0)
+		return true;
+	if (p->posting / JUDGE < p->pace) {
+		p->bear = LEAVING;
+		return true;
+	}
+	if (p->bear < LEAVING_MAX)
+		p->bear *= 2;
+	ov_debug("posting does not pay: %llu ns a request, without %llu ns", (unsigned long long)p->posting / JUDGE,
+		 (unsigned long long)p->pace);
+	return false;
+}
+
+static void count_posting(struct ov_poller *p)
+{
+	if (p->posts) {
+		if (p->last >= p->post_until || !pays(p))
+			end_posting(p);
+		return;
+	}
+	p->stayed += p->stayed < STAYED;
+	p->leaving -= p->leaving > 0;
 }
 
 static void client_left(struct ov_poller *p)
@@ -279,7 +320,7 @@ static void client_left(struct ov_poller *p)
 	if (!p->can_post || p->posts)
 		return;
 	p->leaving += LEFT;
-	if (p->leaving >= LEAVING)
+	if (p->leaving >= p->bear)
 		begin_posting(p);
 }
 
@@ -351,6 +392,7 @@ void ov_poller_read(struct ov_poller *p, uint64_t t, bool kernel)
 	if (!ov_poller_is_near(p) || kernel || gap > FAR_PAUSE)
 		return;
 	check_moves(p);
+	note_pace(p, t);
 	count_posting(p);
 	if (gap > FAR_GAP)
 		p->far++;
@@ -359,6 +401,11 @@ void ov_poller_read(struct ov_poller *p, uint64_t t, bool kernel)
 }
 
 void ov_poller_done(struct ov_poller *p, uint64_t t)
+{
+	p->done = p->served = t;
+}
+
+void ov_poller_sent(struct ov_poller *p, uint64_t t)
 {
 	if (t > p->done)
 		p->done = t;

@@ -52,7 +52,13 @@ struct ov_poller {
 	unsigned check;
 	bool can_post, posts; /* replies are sent by another thread (poster.h) */
 	unsigned leaving;    /* how much clients have left recently */
+	unsigned bear;       /* so much of that is borne before posting */
 	unsigned stayed;     /* requests since the end of posting */
+	unsigned judge;      /* requests until it is seen whether posting pays, 0: it does */
+	uint64_t served;     /* when the last request was */
+	uint64_t pace;       /* from there to the next request, without it, on average over so many recent ones: */
+	unsigned paced;
+	uint64_t posting;    /* the sum of that with it */
 	uint64_t post_for, post_until;
 	unsigned away;       /* requests until it is tried again, 0: it has not been given up */
 	unsigned away_next;  /* the same for the next time */
@@ -70,9 +76,13 @@ uint64_t ov_poller_now(void);
 
 /* Wait a moment for a request, or not at all. */
 void ov_poller_wait(struct ov_poller *p);
-/* A request has been read, of a client or, on its own behalf, of the KERNEL; it has been answered (the latest time counts). */
+/*
+ * A request has been read, of a client or, on its own behalf, of the KERNEL; it has been served; the reply was sent WHEN, by
+ * another thread (which counts if it is later).
+ */
 void ov_poller_read(struct ov_poller *p, uint64_t now, bool kernel);
 void ov_poller_done(struct ov_poller *p, uint64_t now);
+void ov_poller_sent(struct ov_poller *p, uint64_t when);
 
 /*
  * Another request waits already: clients work at the same time, and nobody's CPU is the right one for a while. Should another

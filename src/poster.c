@@ -23,9 +23,9 @@
 
 /*
  * EMPTY becomes RESERVED, and that FULL, by the leader; FULL becomes SENDING by whoever then sends it, and that EMPTY or, where
- * the kernel did not want it, REFUSED, which the leader makes EMPTY.
+ * the kernel did not want it, REFUSED, which the leader makes EMPTY. The watch makes EMPTY ones TRIMMED for a moment.
  */
-enum state { EMPTY, RESERVED, FULL, SENDING, REFUSED };
+enum state { EMPTY, RESERVED, FULL, SENDING, REFUSED, TRIMMED };
 
 struct message {
 	struct fuse_out_header header;
@@ -168,7 +168,7 @@ static void send_late(struct ov_poster *p, uint32_t seen)
 static void trim(struct ov_poster *p)
 {
 	for (unsigned n = 0; n < OV_POSTER_POSTS; n++) {
-		if (!change(&p->posts[n], EMPTY, RESERVED))
+		if (!change(&p->posts[n], EMPTY, TRIMMED))
 			continue;
 		(void)madvise(p->posts[n].message, sizeof(struct message), MADV_DONTNEED);
 		store(&p->posts[n].state, EMPTY);
@@ -327,9 +327,12 @@ static bool is_paused(struct ov_poster *p)
 /* Would the sender get to run? PID waits; those for whom it was sent before must not be somebody else, who need not. */
 static bool is_for(struct ov_poster *p, uint32_t pid)
 {
-	for (unsigned n = 0; n < OV_POSTER_POSTS; n++)
-		if (load(&p->posts[n].state) != EMPTY && p->posts[n].pid != pid)
+	for (unsigned n = 0; n < OV_POSTER_POSTS; n++) {
+		uint32_t state = load(&p->posts[n].state);
+
+		if (state != EMPTY && state != TRIMMED && p->posts[n].pid != pid)
 			return false;
+	}
 	return true;
 }
 

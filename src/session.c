@@ -479,7 +479,7 @@ static void *worker(void *arg)
 			__atomic_store_n(&s->unmounted, true, __ATOMIC_RELEASE);
 		if (n <= 0)
 			break;
-		ov_poller_done(&s->poller, ov_poster_last_sent(s->poster));
+		ov_poller_sent(&s->poller, ov_poster_last_sent(s->poster));
 		ov_poller_read(&s->poller, ov_poller_now(), ((const struct fuse_in_header *)buf.mem)->pid == 0);
 		cpu = find_client(s, &buf);
 		reserve_post(s, &buf);

@@ -1020,7 +1020,7 @@ def posted(mnt):
 
 
 def leave_cpus(mnt, path):
-    """Be a client that leaves the CPU where it is served, until replies are posted; they are for the next 100 ms at least."""
+    """Be a client that leaves the CPU where it is served, until replies are posted; more of them mostly are."""
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
         skip("there is one CPU")

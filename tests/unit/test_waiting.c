@@ -207,6 +207,25 @@ START_TEST(test_sends_replies_itself_where_clients_stay)
 }
 END_TEST
 
+START_TEST(test_posts_no_more_where_that_takes_longer)
+{
+	struct machine m = {.near = 4 * US, .apart = 40 * US, .awake = 50 * US, .dear = 70 * US, .leaves = true, .reachable = true};
+	unsigned posted = 0;
+
+	begin(&m, 50, true);
+	if (!has_cores(&m))
+		return;
+	ov_poller_may_post(&m.p);
+	for (unsigned n = 0; n < 100000; n++) {
+		requests(&m, 1);
+		posted += ov_poller_posts(&m.p);
+	}
+	ck_assert_uint_gt(posted, 0);
+	ck_assert_uint_lt(posted, 5000); /* it is tried again now and then */
+	ov_poller_destroy(&m.p);
+}
+END_TEST
+
 START_TEST(test_bears_a_client_that_leaves_now_and_then)
 {
 	struct machine m = {.near = 4 * US, .apart = 40 * US, .awake = 50 * US, .dear = 3 * US, .reachable = true};
@@ -686,6 +705,7 @@ Suite *waiting_suite(void)
 	tcase_add_test(tc, test_gives_up_after_clients_that_flee);
 	tcase_add_test(tc, test_posts_replies_where_clients_leave);
 	tcase_add_test(tc, test_sends_replies_itself_where_clients_stay);
+	tcase_add_test(tc, test_posts_no_more_where_that_takes_longer);
 	tcase_add_test(tc, test_bears_a_client_that_leaves_now_and_then);
 	tcase_add_test(tc, test_replies_are_sent_by_somebody);
 	tcase_add_test(tc, test_replies_are_posted_to_who_waits);
