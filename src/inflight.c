@@ -146,11 +146,6 @@ void ov_inflight_end(const struct ov_request *rq)
 	ov_inflight_answered(NULL, inflight);
 }
 
-void ov_inflight_leave(struct ov_inflight *other)
-{
-	ov_inflight_attach(ledger, other);
-}
-
 void ov_inflight_answered(void *overlay OV_UNUSED, struct ov_inflight *at)
 {
 	at->served++;

@@ -11,7 +11,10 @@
 #include "overlay.h"
 #include "transport.h"
 
-/* The calling thread serves requests and has AT, of ledger L, to say so. */
+/*
+ * The calling thread serves requests and has AT, of ledger L, to say so, instead of what it had before: that is left to whoever
+ * sends the answer to the request that it tells of.
+ */
 void ov_inflight_attach(struct ov_ledger *l, struct ov_inflight *at);
 
 /*
@@ -24,12 +27,6 @@ bool ov_inflight_is_buffer(const struct ov_ledger *l, const void *mem);
 /* Around each request that the thread serves. */
 void ov_inflight_begin(const struct ov_request *rq);
 void ov_inflight_end(const struct ov_request *rq);
-
-/*
- * The request that the calling thread is at is done with, but for its answer, which somebody else sends: its record is left
- * to that, and the thread goes on with OTHER.
- */
-void ov_inflight_leave(struct ov_inflight *other);
 
 /* By any thread, OVERLAY: the answer to the request of AT has been sent; or was not wanted: what it would have told of is forgotten. */
 void ov_inflight_answered(void *overlay, struct ov_inflight *at);

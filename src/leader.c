@@ -36,21 +36,26 @@ void ov_seat_destroy(struct ov_seat *seat)
 	sem_destroy(&seat->called);
 }
 
-static bool stay(struct ov_seat *seat, int cpu)
+bool ov_thread_pin(pid_t tid, int cpu)
 {
 	cpu_set_t set;
 
+	if (cpu >= CPU_SETSIZE)
+		return false;
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	return sched_setaffinity(tid, sizeof(set), &set) == 0;
+}
+
+static bool stay(struct ov_seat *seat, int cpu)
+{
 	if (seat->cpu == cpu)
 		return true;
 	if (cpu >= CPU_SETSIZE)
 		return false;
 	if (seat->cpu < 0 && sched_getaffinity(seat->tid, sizeof(seat->allowed), &seat->allowed) < 0)
 		return false;
-	if (!CPU_ISSET(cpu, &seat->allowed))
-		return false;
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	if (sched_setaffinity(seat->tid, sizeof(set), &set) < 0)
+	if (!CPU_ISSET(cpu, &seat->allowed) || !ov_thread_pin(seat->tid, cpu))
 		return false;
 	seat->cpu = cpu;
 	return true;

@@ -61,6 +61,9 @@ struct ov_seat *ov_leader_choose(struct ov_leader *l, int cpu);
 /* The leader leads no more, but NEXT, which it has chosen, and which need not wait longer. */
 void ov_leader_call(struct ov_seat *next);
 
+/* From now on thread TID of this process stays on CPU, 0 and more. False: it cannot, and stays where it was. */
+bool ov_thread_pin(pid_t tid, int cpu);
+
 /* SEAT, which waits or is the calling thread's, goes where the scheduler puts it again. */
 void ov_seat_leave_cpu(struct ov_seat *seat);
 

@@ -14,7 +14,9 @@
 #include <unistd.h>
 
 #include "crash.h"
+#include "leader.h"
 #include "log.h"
+#include "poller.h"
 
 #define TICK 1000000             /* nanoseconds that a reply may wait to be sent, or twice that */
 #define PAUSE_MIN 100000000ull   /* nanoseconds for which nothing is posted when one had to wait so long */
@@ -62,14 +64,6 @@ struct ov_poster {
 	void *messages;     /* of the posts */
 	struct ov_post posts[OV_POSTER_POSTS];
 };
-
-static uint64_t now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
-}
 
 /* EINTR and a changed value end it, too: the caller looks again in any case. */
 static void wait_while(uint32_t *word, uint32_t value)
@@ -121,7 +115,7 @@ static void send_idly(struct ov_poster *p, struct ov_post *post)
 	 * as somebody who wants this CPU: this has the scheduler find out.
 	 */
 	(void)sched_yield();
-	__atomic_store_n(&p->last_sent, now(), __ATOMIC_RELEASE);
+	__atomic_store_n(&p->last_sent, ov_poller_now(), __ATOMIC_RELEASE);
 	send_post(p, post);
 }
 
@@ -286,17 +280,13 @@ static bool start(struct ov_poster *p)
 
 void ov_poster_aim(struct ov_poster *p, int cpu)
 {
-	cpu_set_t set;
 	pid_t tid;
 
 	if (!p || !start(p))
 		return;
 	tid = __atomic_load_n(&p->sender_tid, __ATOMIC_ACQUIRE);
-	if (!tid || cpu == p->cpu || cpu >= CPU_SETSIZE)
-		return;
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	p->cpu = sched_setaffinity(tid, sizeof(set), &set) < 0 ? -1 : cpu;
+	if (tid && cpu != p->cpu)
+		p->cpu = ov_thread_pin(tid, cpu) ? cpu : -1;
 }
 
 /* ---- posting ---- */
@@ -304,7 +294,7 @@ void ov_poster_aim(struct ov_poster *p, int cpu)
 /* Some had to wait: leave it for a while, longer each time. */
 static void pause_posting(struct ov_poster *p, uint32_t late)
 {
-	uint64_t t = now();
+	uint64_t t = ov_poller_now();
 
 	p->late_seen = late;
 	if (t > p->paused_until + 100 * p->pause) /* that was long ago */
@@ -321,7 +311,7 @@ static bool is_paused(struct ov_poster *p)
 
 	if (late != p->late_seen)
 		pause_posting(p, late);
-	return p->paused_until && now() < p->paused_until;
+	return p->paused_until && ov_poller_now() < p->paused_until;
 }
 
 /* Would the sender get to run? PID waits; those for whom it was sent before must not be somebody else, who need not. */
@@ -416,9 +406,4 @@ void ov_poster_settle(struct ov_poster *p)
 uint64_t ov_poster_last_sent(const struct ov_poster *p)
 {
 	return p ? __atomic_load_n(&p->last_sent, __ATOMIC_ACQUIRE) : 0;
-}
-
-uint32_t ov_poster_late(const struct ov_poster *p)
-{
-	return __atomic_load_n(&p->late, __ATOMIC_RELAXED);
 }

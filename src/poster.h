@@ -70,7 +70,4 @@ void ov_poster_settle(struct ov_poster *p);
 /* When the sender sent the last one, CLOCK_MONOTONIC in nanoseconds; 0: it never did. */
 uint64_t ov_poster_last_sent(const struct ov_poster *p);
 
-/* Replies that waited too long for the sender, and were sent by the watch. */
-uint32_t ov_poster_late(const struct ov_poster *p);
-
 #endif

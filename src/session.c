@@ -260,7 +260,7 @@ static void dispatch_posting(struct ov_session *s, struct fuse_buf *buf)
 	}
 	other = ov_poster_post(s->poster, post, ov_transport_current()->unique, reply.error, reply.size, self->inflight, is_leader);
 	__atomic_store_n(&self->inflight, other, __ATOMIC_RELEASE);
-	ov_inflight_leave(other);
+	ov_inflight_attach(s->ov->ledger, other);
 }
 
 /* A buffer of those that are there, else a new one of the ledger if that outlives us, or none: libfuse then makes one. */

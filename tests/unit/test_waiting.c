@@ -153,10 +153,21 @@ START_TEST(test_gives_up_after_clients_that_flee)
 }
 END_TEST
 
+/* How many of the next N replies are posted. */
+static unsigned posted_of(struct machine *m, unsigned n)
+{
+	unsigned posted = 0;
+
+	while (n--) {
+		requests(m, 1);
+		posted += ov_poller_posts(&m->p);
+	}
+	return posted;
+}
+
 START_TEST(test_posts_replies_where_clients_leave)
 {
 	struct machine m = {.near = 4 * US, .apart = 40 * US, .awake = 50 * US, .dear = 3 * US, .leaves = true, .reachable = true};
-	unsigned posted = 0;
 
 	begin(&m, 50, true);
 	if (!has_cores(&m))
@@ -172,11 +183,7 @@ START_TEST(test_posts_replies_where_clients_leave)
 	ck_assert(m.here);
 	ov_poller_has_company(&m.p);
 	ck_assert(!ov_poller_posts(&m.p));
-	for (unsigned n = 0; n < 1000000; n++) {
-		requests(&m, 1);
-		posted += ov_poller_posts(&m.p);
-	}
-	ck_assert_uint_gt(posted, 990000); /* it is seldom looked whether they still leave */
+	ck_assert_uint_gt(posted_of(&m, 1000000), 990000); /* it is seldom looked whether they still leave */
 	ov_poller_destroy(&m.p);
 }
 END_TEST
@@ -210,16 +217,13 @@ END_TEST
 START_TEST(test_posts_no_more_where_that_takes_longer)
 {
 	struct machine m = {.near = 4 * US, .apart = 40 * US, .awake = 50 * US, .dear = 70 * US, .leaves = true, .reachable = true};
-	unsigned posted = 0;
+	unsigned posted;
 
 	begin(&m, 50, true);
 	if (!has_cores(&m))
 		return;
 	ov_poller_may_post(&m.p);
-	for (unsigned n = 0; n < 100000; n++) {
-		requests(&m, 1);
-		posted += ov_poller_posts(&m.p);
-	}
+	posted = posted_of(&m, 100000);
 	ck_assert_uint_gt(posted, 0);
 	ck_assert_uint_lt(posted, 5000); /* it is tried again now and then */
 	ov_poller_destroy(&m.p);
