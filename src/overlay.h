@@ -66,8 +66,13 @@ struct ov_hooks {
 	bool (*flush_data)(void *arg, uint64_t nodeid);
 	/* Attributes of NODEID changed although no request asked for it. */
 	void (*inval_attr)(void *arg, uint64_t nodeid);
-	/* The listing of directory NODEID that the kernel keeps is out of date. */
+	/* The listing of directory NODEID that the kernel keeps is out of date. No lock may be held: this may wait for requests. */
 	void (*inval_dir)(void *arg, uint64_t nodeid);
+	/*
+	 * That listing is good, but READDIRPLUS would spare questions: have it dropped when the request that the calling thread
+	 * serves is answered. NULL: it would not.
+	 */
+	void (*unlist)(void *arg, uint64_t nodeid);
 	/* The front's number of the request that the calling thread serves, not 0. */
 	uint64_t (*request)(void *arg);
 	/* Has that request been given to a worker before, which died? Then the change may be made already. */
@@ -200,7 +205,11 @@ typedef bool (*ov_filldir_t)(void *arg, const char *name, const struct ov_entry 
 /* Would an entry with this name still fit? Asked before the lookup of "plus". */
 typedef bool (*ov_fits_t)(void *arg, const char *name);
 
-/* Entries after cookie OFF (0: from the start). PLUS: look every entry up, which counts as a lookup. */
+/*
+ * Entries after cookie OFF (0: from the start). PLUS: look every entry up, which counts as a lookup. 0, -errno, or
+ * OV_READDIR_UNKEPT: there are none, and the kernel had better not keep what it was told before.
+ */
+#define OV_READDIR_UNKEPT 1
 int ov_readdir(struct overlay *ov, struct ov_inode *dir, uint64_t off, bool plus, ov_fits_t fits, ov_filldir_t fill,
 	       void *arg);
 
@@ -224,8 +233,8 @@ int ov_rename(struct overlay *ov, struct ov_inode *olddir, const char *oldname, 
 
 /* file.c */
 ssize_t ov_read(struct overlay *ov, struct ov_inode *i, void *buf, size_t size, off_t off);
-/* For a caller that moves the data itself: the pinned fd on I's data until ov_read_end(). NULL: *ERR tells why. */
-struct ov_fdslot *ov_read_begin(struct overlay *ov, struct ov_inode *i, int *err);
+/* For a caller that moves the data itself, from OFF on: the pinned fd on I's data until ov_read_end(). NULL: *ERR tells why. */
+struct ov_fdslot *ov_read_begin(struct overlay *ov, struct ov_inode *i, off_t off, int *err);
 void ov_read_end(struct overlay *ov, struct ov_fdslot *slot);
 /*
  * KILL_SUIDGID: the writer may not keep setuid and setgid. CACHED: written back from a cache that keeps the mtime itself: this

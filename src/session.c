@@ -22,11 +22,13 @@
 #include "leader.h"
 #include "log.h"
 #include "mountns.h"
+#include "notify.h"
 #include "ops.h"
 #include "poller.h"
 #include "poster.h"
 #include "sys/io.h"
 #include "transport.h"
+#include "unmount.h"
 #include "uring.h"
 
 #define TIMEOUT_UNLIMITED 1e9 /* seconds; the kernel adds it to jiffies, so not more */
@@ -79,7 +81,8 @@ struct ov_session {
 	unsigned mixed;           /* so many more requests are expected to have company */
 	struct ov_uring *uring;   /* or NULL */
 	bool uring_on;            /* it serves most requests */
-	unsigned flushing;        /* atomic: threads that wait in flush_data() */
+	struct ov_notify notify;
+	unsigned flushing;        /* atomic: threads that wait in drop_pages() */
 };
 
 static __thread bool is_leader;
@@ -103,21 +106,6 @@ static void hand_on(void *arg)
 	}
 }
 
-static void inval_attr(void *arg, uint64_t nodeid)
-{
-	struct ov_session *s = arg;
-
-	/* negative offset: attributes only; this asks nothing of the page cache and cannot wait for us */
-	(void)fuse_lowlevel_notify_inval_inode(s->se, nodeid, -1, 0);
-}
-
-static void inval_dir(void *arg, uint64_t nodeid)
-{
-	struct ov_session *s = arg;
-
-	(void)fuse_lowlevel_notify_inval_inode(s->se, nodeid, 0, 0);
-}
-
 /* This thread will wait for others to serve: is there one that does not wait so already? */
 static bool begin_wait(struct ov_session *s)
 {
@@ -137,23 +125,41 @@ static void end_wait(struct ov_session *s)
 		__atomic_sub_fetch(&s->flushing, 1, __ATOMIC_RELAXED);
 }
 
-/* Dropping the cached pages writes the dirty ones: their WRITE requests come while this waits, so others must serve. */
+static bool drop_pages(struct ov_session *s, uint64_t nodeid)
+{
+	if (!begin_wait(s))
+		return false;
+	hand_on(s);
+	ov_notify_pages(&s->notify, nodeid);
+	end_wait(s);
+	return true;
+}
+
 static bool flush_data(void *arg, uint64_t nodeid)
 {
 	struct ov_session *s = arg;
 
-	if (!s->front.writeback)
-		return true;
-	if (!begin_wait(s))
-		return false;
-	hand_on(s);
-	__atomic_add_fetch(&s->ov->ledger->flushing, 1, __ATOMIC_ACQ_REL);
-	if (s->supervisor)
-		(void)kill(s->supervisor, SIGALRM); /* to look after us: killed now we would hang */
-	(void)fuse_lowlevel_notify_inval_inode(s->se, nodeid, 0, 0);
-	__atomic_sub_fetch(&s->ov->ledger->flushing, 1, __ATOMIC_ACQ_REL);
-	end_wait(s);
-	return true;
+	return !s->front.writeback || drop_pages(s, nodeid);
+}
+
+static void inval_attr(void *arg, uint64_t nodeid)
+{
+	struct ov_session *s = arg;
+
+	ov_notify_attributes(&s->notify, nodeid);
+}
+
+static void inval_dir(void *arg, uint64_t nodeid)
+{
+	if (!drop_pages(arg, nodeid)) /* an old number in it is the lesser evil */
+		ov_debug("nobody is free to serve while a listing is dropped");
+}
+
+static void unlist(void *arg, uint64_t nodeid)
+{
+	struct ov_session *s = arg;
+
+	ov_notify_listing_later(&s->notify, nodeid);
 }
 
 bool ov_session_is_flushing(const struct ov_session *s)
@@ -746,6 +752,7 @@ static void set_hooks(struct ov_session *s)
 		.flush_data = flush_data,
 		.inval_attr = inval_attr,
 		.inval_dir = inval_dir,
+		.unlist = s->front.writeback ? unlist : NULL,
 		.request = ov_inflight_request,
 		.is_repeat = ov_inflight_is_repeat,
 		.done = ov_inflight_done,
@@ -769,6 +776,7 @@ static struct ov_session *new_session(struct overlay *ov, const struct ov_params
 	s->front.upgrade = ask_upgrade;
 	s->front.upgrade_arg = s;
 	ov_leader_init(&s->leader);
+	(void)ov_notify_init(&s->notify, ov->ledger); /* a condition that needs no memory */
 	pthread_mutex_init(&s->buffers_lock, NULL);
 	s->event = eventfd(0, EFD_CLOEXEC);
 	set_hooks(s);
@@ -987,6 +995,7 @@ int ov_session_start(struct ov_session *s, bool again)
 	}
 	ov_inflight_watch_crashes();
 	init_poller(s);
+	ov_notify_begin(&s->notify, s->fd, s->supervisor);
 	for (unsigned n = 0; n < want; n++) {
 		int r;
 
@@ -1006,46 +1015,18 @@ int ov_session_start(struct ov_session *s, bool again)
 
 /* ---- ending ---- */
 
-/* fusermount3 -u, for mounts that we may not unmount ourselves. */
-static int run_fusermount(const char *mountpoint, bool lazy)
-{
-	pid_t pid = fork();
-	int status;
-
-	if (pid < 0)
-		return -errno;
-	if (pid == 0) {
-		if (lazy)
-			execlp("fusermount3", "fusermount3", "-u", "-q", "-z", "--", mountpoint, NULL);
-		else
-			execlp("fusermount3", "fusermount3", "-u", "-q", "--", mountpoint, NULL);
-		_exit(127);
-	}
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR)
-			return -errno;
-	return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EBUSY;
-}
-
-static int try_unmount(const char *mountpoint, bool lazy)
-{
-	if (umount2(mountpoint, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) == 0)
-		return 0;
-	return errno == EPERM ? run_fusermount(mountpoint, lazy) : -errno;
-}
-
 /* In the namespace with the mount. Busy: detach it, and write back what its open files still hold. */
 static int unmount_here(void *arg)
 {
 	struct ov_session *s = arg;
-	int r = try_unmount(s->mountpoint, false);
+	int r = ov_unmount(s->mountpoint, false);
 	int root;
 
 	if (r == 0 || r == -EINVAL || r == -ENOENT)
 		return 0;
 	ov_warn("'%s' is busy: detached; files still open in it are written back and then closed", s->mountpoint);
 	root = open(s->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	r = try_unmount(s->mountpoint, true);
+	r = ov_unmount(s->mountpoint, true);
 	if (root >= 0) {
 		if (syncfs(root) < 0)
 			ov_error("writing back '%s' failed: %s", s->mountpoint, strerror(errno));
@@ -1147,6 +1128,7 @@ int ov_session_serve(struct ov_session *s)
 			wait_event(s, 0);
 	}
 	close(sfd);
+	ov_notify_stop(&s->notify);
 	if (what == SERVE_END)
 		unmount(s);
 	else if (what == SERVE_RENEW)
@@ -1194,6 +1176,7 @@ void ov_session_free(struct ov_session *s)
 			free(s->buffers[s->nbuffers]);
 	pthread_mutex_destroy(&s->buffers_lock);
 	ov_leader_destroy(&s->leader);
+	ov_notify_destroy(&s->notify);
 	free(s->mountpoint);
 	free(s);
 }

@@ -304,6 +304,78 @@ def test_fault_in_write_buffer_of_the_same_file():
         m.close()
 
 
+def list_into(tops, path, current):
+    """For ever: the listing of the CURRENT of TOPS into one page after the other of a mapping of PATH, none of which is there."""
+    size = os.stat(path).st_size
+    getdents64 = 217 if os.uname().machine == "x86_64" else 61
+    dirs = [os.open(d, os.O_RDONLY | os.O_DIRECTORY) for d in tops]
+    fd = os.open(path, os.O_RDONLY)
+    while True:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        m = mapped(path, private=True, length=size)
+        m.madvise(mmap.MADV_RANDOM)
+        first = ctypes.c_char.from_buffer(m)
+        for page in range(0, size, PAGE):
+            d = dirs[current[0]]
+            os.lseek(d, 0, os.SEEK_SET)
+            for _ in range(2):  # the second time for the end: only then the kernel keeps it
+                libc.syscall(getdents64, d, ctypes.c_void_p(ctypes.addressof(first) + page), PAGE)
+        del first
+        m.close()
+
+
+def forked(fn, *args):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            fn(*args)
+        finally:
+            os._exit(0)
+    return pid
+
+
+def abort(mnt, dev):
+    path = "/sys/fs/fuse/connections/%d/abort" % os.minor(dev)
+    if not exists(path):
+        mount("fusectl", "/sys/fs/fuse/connections", "fusectl")
+    write(path, "1")
+
+
+@test(modes=("root",))
+def test_listing_into_a_mapping_while_links_are_broken():
+    """Who reads a cached listing holds its page, also while a READ brings the page of his buffer: who drops it must not serve."""
+    files, dirs = 60, 40
+    spec = {"big": File(b"x" * (4 << 20))}
+    for n in range(dirs):
+        spec["d%d" % n] = {"f%d" % i: File("x") for i in range(files)}
+        spec["e%d" % n] = {"f%d" % i: Hardlink("d%d/f%d" % (n, i)) for i in range(files)}
+    with Overlay(spec) as ov:
+        dev = os.stat(ov.mnt).st_dev
+        tops = [ov.m("d%d" % n) for n in range(dirs)]
+        current = mmap.mmap(-1, PAGE)
+
+        def break_all():
+            for n, d in enumerate(tops):
+                eq(len(names(d)), files)
+                current[0] = n
+                for i in range(files):
+                    os.chmod(d + "/f%d" % i, 0o600)
+                    time.sleep(0.0003)
+        reader = forked(list_into, tops, ov.m("big"), current)
+        breaker = forked(break_all)
+        end = time.monotonic() + 40
+        while not (ended := os.waitpid(breaker, os.WNOHANG)[0]) and time.monotonic() < end:
+            time.sleep(0.01)
+        os.kill(reader, signal.SIGKILL)
+        if not ended:
+            abort(ov.mnt, dev)
+            os.waitpid(breaker, 0)
+        os.waitpid(reader, 0)
+        ok(ended, "it hangs")
+        eq([f for d in tops for f in names(d) if lstat(d + "/" + f).st_mode & 0o777 != 0o600], [])
+
+
 @test
 def test_read_through_old_fd_while_a_writer_copies_up():
     with Overlay({"f": File(b"a" * (4 << 20))}) as ov:

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* How the next request is waited for, and by which thread on which CPU. Times are made up. */
+/* How the next request is waited for, and by which thread on which CPU; what is told unasked. Times are made up. */
 
 #include <check.h>
 #include <fcntl.h>
@@ -13,6 +13,7 @@
 
 #include "../../src/leader.h"
 #include "../../src/ledger.h"
+#include "../../src/notify.h"
 #include "../../src/poller.h"
 #include "../../src/poster.h"
 
@@ -697,6 +698,99 @@ START_TEST(test_cpu_of_a_thread)
 }
 END_TEST
 
+/* ---- notifications ---- */
+
+struct notification {
+	struct fuse_out_header head;
+	struct fuse_notify_inval_inode_out what;
+};
+
+static struct notification next_notification(int fd)
+{
+	struct notification n;
+
+	ck_assert_int_eq(read(fd, &n, sizeof(n)), (int)sizeof(n));
+	ck_assert_uint_eq(n.head.len, sizeof(n));
+	ck_assert_uint_eq(n.head.unique, 0);
+	ck_assert_int_eq(n.head.error, FUSE_NOTIFY_INVAL_INODE);
+	return n;
+}
+
+START_TEST(test_notifications_say_what_goes)
+{
+	static struct ov_ledger ledger;
+	struct notification n;
+	struct ov_notify no;
+	int fds[2];
+
+	ck_assert_int_eq(pipe(fds), 0);
+	ck_assert_int_eq(ov_notify_init(&no, &ledger), 0);
+	ov_notify_begin(&no, fds[1], 0);
+	ov_notify_attributes(&no, 7);
+	n = next_notification(fds[0]);
+	ck_assert_uint_eq(n.what.ino, 7);
+	ck_assert_int_lt(n.what.off, 0);
+	ov_notify_pages(&no, 8);
+	n = next_notification(fds[0]);
+	ck_assert_uint_eq(n.what.ino, 8);
+	ck_assert_int_eq(n.what.off, 0);
+	ck_assert_int_eq(n.what.len, 0);
+	ck_assert_uint_eq(ledger.flushing, 0);
+	ov_notify_stop(&no);
+	ov_notify_destroy(&no);
+	close(fds[0]);
+	close(fds[1]);
+}
+END_TEST
+
+START_TEST(test_listings_go_a_moment_later)
+{
+	static struct ov_ledger ledger;
+	struct ov_notify no;
+	int fds[2];
+
+	ck_assert_int_eq(pipe(fds), 0);
+	ck_assert_int_eq(ov_notify_init(&no, &ledger), 0);
+	ov_notify_begin(&no, fds[1], 0);
+	for (uint64_t round = 0; round < 3; round++) {
+		for (uint64_t k = 0; k < 5; k++)
+			ov_notify_listing_later(&no, 10 * round + k);
+		for (uint64_t k = 0; k < 5; k++)
+			ck_assert_uint_eq(next_notification(fds[0]).what.ino, 10 * round + k);
+		if (round == 1)
+			usleep(200 * 1000); /* the thread has gone to sleep */
+	}
+	ov_notify_stop(&no);
+	ov_notify_listing_later(&no, 99); /* nothing any more, and no thread */
+	ck_assert(!no.started);
+	ov_notify_destroy(&no);
+	close(fds[1]);
+	ck_assert_int_eq(read(fds[0], &no, sizeof(no)), 0);
+	close(fds[0]);
+}
+END_TEST
+
+START_TEST(test_more_listings_than_there_is_room_for)
+{
+	static struct ov_ledger ledger;
+	struct ov_notify no;
+	int fds[2];
+
+	ck_assert_int_eq(pipe(fds), 0);
+	ck_assert_int_eq(ov_notify_init(&no, &ledger), 0);
+	ov_notify_begin(&no, fds[1], 0);
+	no.started = true; /* and does not get to run */
+	for (uint64_t k = 0; k < 3 * OV_NOTIFY_LATER; k++)
+		ov_notify_listing_later(&no, k);
+	ck_assert_uint_eq(no.n, OV_NOTIFY_LATER);
+	no.started = false;
+	ov_notify_stop(&no);
+	ov_notify_destroy(&no);
+	close(fds[0]);
+	close(fds[1]);
+}
+END_TEST
+
 Suite *waiting_suite(void)
 {
 	Suite *s = suite_create("waiting");
@@ -722,6 +816,9 @@ Suite *waiting_suite(void)
 	tcase_add_test(tc, test_one_leads);
 	tcase_add_test(tc, test_nobody_can_be_chosen);
 	tcase_add_test(tc, test_cpu_of_a_thread);
+	tcase_add_test(tc, test_notifications_say_what_goes);
+	tcase_add_test(tc, test_listings_go_a_moment_later);
+	tcase_add_test(tc, test_more_listings_than_there_is_room_for);
 	suite_add_tcase(s, tc);
 	return s;
 }
