@@ -170,6 +170,7 @@ int ov_getattr_locked(struct overlay *ov, struct ov_inode *i, struct statx *out)
 int ov_getattr(struct overlay *ov, struct ov_inode *i, struct statx *out)
 {
 	OV_NS_READ(ov);
+	ov_listing_touched(ov, i);
 	return ov_getattr_locked(ov, i, out);
 }
 

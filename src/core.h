@@ -374,6 +374,9 @@ static inline bool ov_index_has(const struct overlay *ov, const struct ov_inode 
 	return ov_index_takes(ov, i->type) && (ov_inode_is(i, OV_I_INDEXED) || will_be);
 }
 
+/* readdir.c: the kernel asks for data or attributes of I, a file perhaps in a listing that it keeps. Namespace lock held. */
+void ov_listing_touched(struct overlay *ov, const struct ov_inode *i);
+
 /* listing hooks, readdir.c: NAME appeared in or went from DIR. Namespace lock held. */
 void ov_listing_add(struct overlay *ov, struct ov_inode *dir, const char *name, unsigned type);
 void ov_listing_del(struct overlay *ov, struct ov_inode *dir, const char *name);

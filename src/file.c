@@ -138,10 +138,13 @@ static struct ov_fdslot *file_get_write(struct overlay *ov, struct ov_inode *i, 
 	return *err < 0 ? NULL : file_get_unlocked(ov, i, true, err);
 }
 
-struct ov_fdslot *ov_read_begin(struct overlay *ov, struct ov_inode *i, int *err)
+struct ov_fdslot *ov_read_begin(struct overlay *ov, struct ov_inode *i, off_t off, int *err)
 {
+	OV_NS_READ(ov);
 	*err = 0;
-	return file_get_unlocked(ov, i, false, err);
+	if (off == 0)
+		ov_listing_touched(ov, i);
+	return ov_file_get(ov, i, false, err);
 }
 
 void ov_read_end(struct overlay *ov, struct ov_fdslot *slot)
@@ -155,7 +158,7 @@ ssize_t ov_read(struct overlay *ov, struct ov_inode *i, void *buf, size_t size, 
 	ssize_t n;
 	int err = 0;
 
-	slot = file_get_unlocked(ov, i, false, &err);
+	slot = ov_read_begin(ov, i, off, &err);
 	if (!slot)
 		return err;
 	n = slot->page_cached ? ov_pread_eof(slot->fd, buf, size, off) : ov_pread_full(slot->fd, buf, size, off);

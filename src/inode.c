@@ -588,6 +588,8 @@ static void make_stale(struct ov_itable *t, struct ov_inode *i)
 	i->rname = NULL;
 	i->refs = 0;
 	i->searches = 0;
+	i->untouched = 0;
+	i->unkept = i->unkept_next = 0;
 	i->key_next = NULL;
 	if (ov_inode_isdir(i)) {
 		i->rdirs = NULL;

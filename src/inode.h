@@ -122,7 +122,11 @@ struct ov_inode {
 	uint16_t nrdirs;
 	uint16_t flags;     /* (L: OV_I_LASTING) OV_I_*; changed under ov_itable.lock (atomically), read anywhere */
 	uint16_t type;      /* (L) S_IFMT bits as the view shows them */
-	uint16_t searches;  /* directory: lookups that went through its layers, up to a limit; read and written atomically */
+	/* of directories, read and written atomically: */
+	uint16_t searches;  /* lookups that went through its layers, up to a limit */
+	uint16_t untouched; /* children that may still be asked for before the kernel's copy of the listing goes; 0: it has none */
+	uint8_t unkept;     /* so many more times the kernel is not to keep the listing */
+	uint8_t unkept_next;
 };
 
 struct ov_dentry {

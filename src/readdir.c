@@ -431,6 +431,57 @@ int ov_dir_is_empty(struct overlay *ov, struct ov_inode *dir)
 	return r < 0 ? r : !c.found;
 }
 
+/* ---- what the kernel keeps ---- */
+
+/*
+ * The kernel keeps a listing that it has read to its end, and the attributes that came with it. But with the writeback cache
+ * it forgets part of a file's when the file is closed, and the next stat is a question of its own: as many as there are files
+ * for who goes through a tree once more. READDIRPLUS brings them for all. So where enough children of a directory are read or
+ * asked for, its listing is dropped; and it is not kept for the next times, since when that spares the questions nobody sees
+ * that it does. Then it is kept again, for once, if the questions do not come back.
+ */
+#define TOUCHED_MIN 8 /* children: for less, two READDIRPLUS and what follows them (the directory's own attributes) cost more */
+#define TOUCHED_PART 8 /* and one of so many: each of the others makes the reply longer */
+#define UNKEPT_MAX 63
+
+void ov_listing_touched(struct overlay *ov, const struct ov_inode *i)
+{
+	struct ov_inode *dir;
+	unsigned n, times;
+
+	if (!ov->hooks.unlist || !S_ISREG(i->type) || !i->names)
+		return;
+	dir = i->names->parent;
+	n = __atomic_load_n(&dir->untouched, __ATOMIC_RELAXED);
+	if (n == 0)
+		return;
+	__atomic_store_n(&dir->untouched, (uint16_t)(n - 1), __ATOMIC_RELAXED);
+	if (n > 1)
+		return;
+	times = __atomic_load_n(&dir->unkept_next, __ATOMIC_RELAXED) * 2 + 1;
+	__atomic_store_n(&dir->unkept, (uint8_t)times, __ATOMIC_RELAXED);
+	__atomic_store_n(&dir->unkept_next, (uint8_t)(times < UNKEPT_MAX ? times : UNKEPT_MAX / 2), __ATOMIC_RELAXED);
+	ov->hooks.unlist(ov->hooks.arg, dir->nodeid);
+}
+
+/* The kernel has been told all N names of DIR: had it better not keep them? */
+static bool is_unkept(struct overlay *ov, struct ov_inode *dir, size_t n)
+{
+	unsigned unkept = __atomic_load_n(&dir->unkept, __ATOMIC_RELAXED);
+	size_t most = n / TOUCHED_PART;
+
+	if (!ov->hooks.unlist)
+		return false;
+	if (unkept) {
+		__atomic_store_n(&dir->unkept, (uint8_t)(unkept - 1), __ATOMIC_RELAXED);
+		__atomic_store_n(&dir->untouched, 0, __ATOMIC_RELAXED);
+		return true;
+	}
+	most = most < TOUCHED_MIN ? TOUCHED_MIN : most > UINT16_MAX ? UINT16_MAX : most;
+	__atomic_store_n(&dir->untouched, (uint16_t)most, __ATOMIC_RELAXED);
+	return false;
+}
+
 /* ---- reading ---- */
 
 struct reader {
@@ -485,7 +536,7 @@ int ov_readdir(struct overlay *ov, struct ov_inode *dir, uint64_t off, bool plus
 {
 	struct reader rd = {.ov = ov, .dir = dir, .plus = plus, .fits = fits, .fill = fill, .arg = arg};
 	struct ov_listing *l;
-	size_t first;
+	size_t first, count;
 	bool over;
 	int r = 0;
 
@@ -508,12 +559,15 @@ int ov_readdir(struct overlay *ov, struct ov_inode *dir, uint64_t off, bool plus
 	for (size_t n = first; r == 0 && n < l->n; n++)
 		if (!l->e[n].gone)
 			r = emit(&rd, l->names + l->e[n].name, &l->e[n]);
-	over = r == 0 && first == l->n && off >= OV_COOKIE_DOTDOT;
+	count = l->n;
+	over = r == 0 && first == count && off >= OV_COOKIE_DOTDOT;
 	pthread_mutex_unlock(&l->lock);
 	if (r == -ENOMEM)
 		ov_listing_drop(ov, dir);
 	else if (over && dir->nrdirs < INDEX_LAYERS)
 		ov_listing_drop(ov, dir); /* that was the request which finds the end: the kernel has it all */
 	ov_listing_unref(l);
+	if (over && plus && is_unkept(ov, dir, count))
+		return OV_READDIR_UNKEPT;
 	return r < 0 ? r : 0;
 }

@@ -62,6 +62,8 @@ def test_warm_open_read_close_of_1000_files_is_free():
         files = all_files(ov.mnt)
         eq(len(files), 1000)
         cat(files)
+        time.sleep(0.1)  # the listings are dropped, since their files were read, and with them what is known of the directories
+        cat(files)
         with Count(ov.mnt) as c:
             cat(files)
         eq(c.all, {})
@@ -102,6 +104,86 @@ def test_cold_find_looks_nothing_up():
         none(c, "OPENDIR", "RELEASEDIR")
         ok(c["LOOKUP"] <= 20 and c["GETATTR"] <= 20, c.all)
         ok(c.total <= 80, c.all)
+
+
+def soon(condition):
+    """What the daemon does a moment later."""
+    for _ in range(100):
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def walk_and_read(ov):
+    """As tar does: the names of a directory, then each file's attributes and data."""
+    for d in sorted(os.listdir(ov.mnt)):
+        for f in sorted(os.listdir(ov.m(d))):
+            os.stat(ov.m(d, f))
+            cat([ov.m(d, f)])
+
+
+@test(only_ours=WHY, tries=4)
+def test_reading_a_tree_again_asks_for_its_directories_not_for_its_files():
+    """Closing a file makes the kernel forget part of its attributes; READDIRPLUS brings those of all."""
+    with Overlay(thousand) as ov:
+        asked(ov)
+        walk_and_read(ov)
+        time.sleep(0.1)  # the listings are dropped
+        for _ in range(2):
+            with Count(ov.mnt) as c:
+                walk_and_read(ov)
+            ok(c["GETATTR"] <= 25 and c["READDIRPLUS"] <= 80, c.all)
+            none(c, "READ", "LOOKUP")
+
+
+@test(only_ours=WHY, tries=4)
+def test_listings_whose_files_nobody_asks_for_stay():
+    """A few files of a directory that are read are no reason to read its listing again; nor are many for ever."""
+    with Overlay(thousand) as ov:
+        asked(ov)
+        tops = [ov.m(d) for d in sorted(os.listdir(ov.mnt))]
+        for d in tops:
+            eq(len(names(d)), 100)
+            cat([d + "/f%d" % i for i in range(5)])
+        time.sleep(0.1)
+        with Count(ov.mnt) as c:
+            for d in tops:
+                eq(len(names(d)), 100)
+        none(c, "READDIRPLUS")
+        walk_and_read(ov)
+        time.sleep(0.1)
+
+        def listing_is_free():
+            with Count(ov.mnt) as c:
+                for d in tops:
+                    eq(len(names(d)), 100)
+            return c["READDIRPLUS"] == 0
+        ok(not listing_is_free(), "it was not dropped")
+        ok(soon(listing_is_free), "it is never kept again")
+
+
+@test(only_ours=WHY)
+def test_listings_that_are_not_kept_are_right():
+    with Overlay(thousand) as ov:
+        walk_and_read(ov)
+        time.sleep(0.1)
+        for turn in range(6):
+            want = {"f%d" % i for i in range(100)}
+            write(ov.m("d0/new%d" % turn), "x")
+            os.unlink(ov.m("d0/f%d" % turn))
+            want = (want | {"new%d" % i for i in range(turn + 1)}) - {"f%d" % i for i in range(turn + 1)}
+            with Dir(ov.m("d0")) as d:
+                half = [next(iter(d))[0] for _ in range(50)]
+                place = d.tell()
+                rest = [e[0] for e in d]
+                eq(sorted(half + rest), sorted(want | {".", ".."}))
+                d.seek(place)
+                eq([e[0] for e in d], rest)
+                d.rewind()
+                eq(sorted(e[0] for e in d), sorted(want | {".", ".."}))
+            walk_and_read(ov)
+            eq(lstat(ov.m("d0/new%d" % turn)).st_size, 1)
 
 
 @test(only_ours=WHY, tries=4)
