@@ -97,6 +97,16 @@ uint64_t ov_make_ino(const struct overlay *ov, const struct ov_layer *layer, uin
 /* "layer-path:/dir/name" for messages, in BUF. */
 const char *ov_describe(const struct ov_rdir *dir, const char *name, char *buf, size_t size);
 
+/*
+ * Tell the front before a name of I goes from disk, if that is not the last one. Namespace lock held for writing. NULL: a worker that
+ * died has removed it, and it is not known of what.
+ */
+static inline void ov_loses_name(struct overlay *ov, const struct ov_inode *i)
+{
+	if (ov->hooks.loses_name)
+		ov->hooks.loses_name(ov->hooks.arg, i ? i->nodeid : 0);
+}
+
 /* Tell the front that something slow comes. */
 static inline void ov_will_block(struct overlay *ov)
 {

@@ -1070,7 +1070,7 @@ static int remove_on_disk(struct overlay *ov, struct ov_inode *parent, const cha
 	return unlinkat(d.fd, name, 0) < 0 ? -errno : 0;
 }
 
-/* Is I about to lose its last name that we know of? Then it is kept open. */
+/* Is I about to lose its last name that we know of? Then it is kept open. Else the front is told. */
 static int keep_if_last(struct overlay *ov, struct ov_inode *i)
 {
 	bool last;
@@ -1078,7 +1078,10 @@ static int keep_if_last(struct overlay *ov, struct ov_inode *i)
 	pthread_mutex_lock(&ov->tab.lock);
 	last = !i->names || !i->names->alias_next;
 	pthread_mutex_unlock(&ov->tab.lock);
-	return last ? ov_keep_open(ov, i) : 0;
+	if (last)
+		return ov_keep_open(ov, i);
+	ov_loses_name(ov, i);
+	return 0;
 }
 
 static int check_removable(struct overlay *ov, struct ov_inode *i, const struct statx *stx)
@@ -1122,8 +1125,12 @@ static int remove_name(struct overlay *ov, struct ov_inode *parent, const char *
 	r = find_to_remove(ov, parent, name, &entry);
 	if (r < 0)
 		return r;
-	if (!entry.nodeid)
-		return ov_is_repeat(ov) ? 0 : -ENOENT;
+	if (!entry.nodeid) {
+		if (!ov_is_repeat(ov))
+			return -ENOENT;
+		ov_loses_name(ov, NULL);
+		return 0;
+	}
 	i = ov_inode_find(&ov->tab, entry.nodeid);
 	if (dir != ov_inode_isdir(i))
 		r = dir ? -ENOTDIR : -EISDIR;
@@ -1150,8 +1157,10 @@ static int remove_name(struct overlay *ov, struct ov_inode *parent, const char *
 			ov_note_halves(ov); /* its link count */
 		if (r == 0 || r == -ENOENT)
 			ov_name_gone(ov, parent, name);
-		if (r == -ENOENT && ov_is_repeat(ov))
+		if (r == -ENOENT && ov_is_repeat(ov)) {
+			ov_loses_name(ov, i);
 			r = 0;
+		}
 		if (r == 0 && ov_inode_is(i, OV_I_INDEXED))
 			ov_index_drop_unused(ov, i);
 	}

@@ -104,6 +104,28 @@ static void to_stat(const struct statx *stx, struct stat *st)
 	st->st_ctim = to_timespec(stx->stx_ctime);
 }
 
+static uint64_t monotonic_ns(void)
+{
+	struct timespec ts;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+void ov_ops_loses_name(struct ov_front *fr, uint64_t nodeid)
+{
+	ov_lostnames_add(&fr->lost, nodeid, ov_transport_current()->pid, monotonic_ns());
+}
+
+/* Before attributes of NODEID are told: the kernel shall not keep them if its link count may be about to fall. */
+static void check_lost_names(struct ov_front *fr, uint64_t nodeid)
+{
+	if (!ov_lostnames_any(&fr->lost) || !fr->ov->hooks.inval_attr)
+		return;
+	if (ov_lostnames_has(&fr->lost, nodeid, ov_transport_current()->pid, monotonic_ns()))
+		fr->ov->hooks.inval_attr(fr->ov->hooks.arg, nodeid);
+}
+
 static void to_entry(const struct ov_front *fr, const struct ov_entry *e, struct fuse_entry_param *p)
 {
 	memset(p, 0, sizeof(*p));
@@ -124,12 +146,13 @@ static void reply_entry(fuse_req_t req, int r, const struct ov_entry *e)
 		return;
 	}
 	to_entry(fr, e, &p);
+	check_lost_names(fr, e->nodeid);
 	OV_CRASH("entry.reply");
 	if (fuse_reply_entry(req, &p) < 0 && e->nodeid)
 		ov_forget(fr->ov, e->nodeid, 1); /* the request was interrupted: the kernel never saw it */
 }
 
-static void reply_attr(fuse_req_t req, int r, const struct statx *stx)
+static void reply_attr(fuse_req_t req, uint64_t nodeid, int r, const struct statx *stx)
 {
 	struct stat st;
 
@@ -137,6 +160,7 @@ static void reply_attr(fuse_req_t req, int r, const struct statx *stx)
 		fuse_reply_err(req, -r);
 		return;
 	}
+	check_lost_names(front(req), nodeid);
 	to_stat(stx, &st);
 	fuse_reply_attr(req, &st, front(req)->timeout);
 }
@@ -179,7 +203,7 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	struct statx stx;
 
 	if (i)
-		reply_attr(req, ov_getattr(front(req)->ov, i, &stx), &stx);
+		reply_attr(req, ino, ov_getattr(front(req)->ov, i, &stx), &stx);
 }
 
 static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi OV_UNUSED)
@@ -224,7 +248,7 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 	if (ov_transport_current()->kill_suidgid)
 		set.valid |= OV_SET_KILL_SUIDGID;
 	r = ov_setattr(front(req)->ov, i, &set, &stx);
-	reply_attr(req, r, &stx);
+	reply_attr(req, ino, r, &stx);
 }
 
 static void op_readlink(fuse_req_t req, fuse_ino_t ino)
@@ -442,7 +466,9 @@ static bool dir_fill(void *arg, const char *name, const struct ov_entry *e, uint
 
 	if (d->plus) {
 		to_entry(front(d->req), e, &p);
-		if (!e->nodeid)
+		if (e->nodeid)
+			check_lost_names(front(d->req), e->nodeid);
+		else
 			to_stat(&e->attr, &p.attr);
 		need = fuse_add_direntry_plus(d->req, d->buf + d->used, room, name, &p, (off_t)next);
 	} else {
@@ -810,6 +836,7 @@ static void raw_statx(struct ov_front *fr)
 
 	memset(&out, 0, sizeof(out));
 	if (r == 0) {
+		check_lost_names(fr, i->nodeid);
 		split_timeout(fr->timeout, &out.attr_valid, &out.attr_valid_nsec);
 		out.stat.mask = s.stx_mask & (STATX_BASIC_STATS | STATX_BTIME);
 		out.stat.blksize = s.stx_blksize;

@@ -66,6 +66,11 @@ struct ov_hooks {
 	bool (*flush_data)(void *arg, uint64_t nodeid);
 	/* Attributes of NODEID changed although no request asked for it. */
 	void (*inval_attr)(void *arg, uint64_t nodeid);
+	/*
+	 * NODEID is about to lose a name, and has others, by the request that the calling thread serves. 0: some node has lost one by
+	 * it. Locks are held.
+	 */
+	void (*loses_name)(void *arg, uint64_t nodeid);
 	/* The listing of directory NODEID that the kernel keeps is out of date. No lock may be held: this may wait for requests. */
 	void (*inval_dir)(void *arg, uint64_t nodeid);
 	/*

@@ -462,6 +462,8 @@ static int replace(struct overlay *ov, struct side *old, struct side *new, bool 
 		pthread_mutex_unlock(&ov->tab.lock);
 		if (last)
 			r = ov_keep_open(ov, new->i);
+		else
+			ov_loses_name(ov, new->i);
 	}
 	if (r == 0)
 		r = mark_moved(ov, old, new);
@@ -550,8 +552,10 @@ int ov_rename(struct overlay *ov, struct ov_inode *olddir, const char *oldname, 
 	if (ov_inode_is(newdir, OV_I_UNLINKED))
 		return -ENOENT;
 	r = prepare(ov, &old, &new, flags);
-	if (r == -ENOENT && was_made(ov, &old, &new, flags))
+	if (r == -ENOENT && was_made(ov, &old, &new, flags)) {
+		ov_loses_name(ov, NULL); /* if there was something in its place */
 		r = 0;
+	}
 	if (r == 0 && old.i && old.i != new.i) {
 		OV_NS_WRITE(ov);
 		r = link_up(ov, &old);

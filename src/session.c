@@ -155,6 +155,13 @@ static void inval_dir(void *arg, uint64_t nodeid)
 		ov_debug("nobody is free to serve while a listing is dropped");
 }
 
+static void loses_name(void *arg, uint64_t nodeid)
+{
+	struct ov_session *s = arg;
+
+	ov_ops_loses_name(&s->front, nodeid);
+}
+
 static void unlist(void *arg, uint64_t nodeid)
 {
 	struct ov_session *s = arg;
@@ -751,6 +758,7 @@ static void set_hooks(struct ov_session *s)
 		.will_block = hand_on,
 		.flush_data = flush_data,
 		.inval_attr = inval_attr,
+		.loses_name = loses_name,
 		.inval_dir = inval_dir,
 		.unlist = s->front.writeback ? unlist : NULL,
 		.request = ov_inflight_request,
@@ -776,6 +784,7 @@ static struct ov_session *new_session(struct overlay *ov, const struct ov_params
 	s->front.upgrade = ask_upgrade;
 	s->front.upgrade_arg = s;
 	ov_leader_init(&s->leader);
+	ov_lostnames_init(&s->front.lost);
 	(void)ov_notify_init(&s->notify, ov->ledger); /* a condition that needs no memory */
 	pthread_mutex_init(&s->buffers_lock, NULL);
 	s->event = eventfd(0, EFD_CLOEXEC);
@@ -1177,6 +1186,7 @@ void ov_session_free(struct ov_session *s)
 	pthread_mutex_destroy(&s->buffers_lock);
 	ov_leader_destroy(&s->leader);
 	ov_notify_destroy(&s->notify);
+	ov_lostnames_destroy(&s->front.lost);
 	free(s->mountpoint);
 	free(s);
 }

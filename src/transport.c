@@ -49,7 +49,7 @@ void ov_transport_prepare(struct ov_transport *t, const struct fuse_buf *buf, st
 	const void *body = in + 1;
 
 	current = (struct ov_request){
-		.buf = buf, .opcode = in->opcode, .unique = in->unique, .nodeid = in->nodeid, .uid = in->uid,
+		.buf = buf, .opcode = in->opcode, .unique = in->unique, .nodeid = in->nodeid, .uid = in->uid, .pid = in->pid,
 		.gid = in->gid};
 	current_transport = t;
 	current_reply = reply;

@@ -20,6 +20,7 @@ struct ov_request {
 	uint64_t unique;
 	uint64_t nodeid;
 	uint32_t uid, gid;
+	uint32_t pid;      /* thread that sent it; 0: the kernel itself, or one that is not to be seen here */
 	bool kill_suidgid; /* WRITE, SETATTR: setuid and setgid must go */
 };
 

@@ -159,6 +159,47 @@ def test_links_of_new_files():
 
 
 @test
+def test_links_come_and_go_while_others_ask():
+    """Each name that goes is one less, also when somebody is told the link count in the same moment: it never becomes 0."""
+    def link_and_unlink(w):
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            os.link(ov.m("d/first"), ov.m("d%d/l" % w))
+            os.unlink(ov.m("d%d/l" % w))
+
+    def replace(w):
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            os.link(ov.m("d/first"), ov.m("d%d/l" % w))
+            write(ov.m("d%d/new" % w), "")
+            os.rename(ov.m("d%d/new" % w), ov.m("d%d/l" % w))
+            os.unlink(ov.m("d%d/l" % w))
+
+    def ask(w):
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            os.close(os.open(ov.m("d/first"), os.O_RDONLY))  # after that the kernel asks us
+            ok(1 <= lstat(ov.m("d/first")).st_nlink <= 4, "link count")
+
+    with Overlay({"d0": {}, "d1": {}}, {"d": {"first": "f"}, "d2": {}}) as ov:
+        pids = []
+        for w, fn in enumerate((link_and_unlink, link_and_unlink, replace, ask, ask)):
+            pid = os.fork()
+            if pid == 0:
+                code = 1
+                try:
+                    fn(w)
+                    code = 0
+                except OSError as e:
+                    code = e.errno
+                finally:
+                    os._exit(code)
+            pids.append(pid)
+        eq([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids], [0] * len(pids), "errno of each")
+        eq(lstat(ov.m("d/first")).st_nlink, 1)
+
+
+@test
 def test_links_in_upper_share_everything():
     with Overlay({}, {"a": "1", "b": Hardlink("a")}) as ov:
         a, b = os.open(ov.m("a"), os.O_RDWR), os.open(ov.m("b"), os.O_RDWR)

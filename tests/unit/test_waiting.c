@@ -13,6 +13,7 @@
 
 #include "../../src/leader.h"
 #include "../../src/ledger.h"
+#include "../../src/lostnames.h"
 #include "../../src/notify.h"
 #include "../../src/poller.h"
 #include "../../src/poster.h"
@@ -791,6 +792,52 @@ START_TEST(test_more_listings_than_there_is_room_for)
 }
 END_TEST
 
+/* ---- names that went ---- */
+
+#define MS (1000 * US)
+
+START_TEST(test_lost_names_concern_others_for_a_while)
+{
+	struct ov_lostnames l;
+
+	ov_lostnames_init(&l);
+	ck_assert(!ov_lostnames_any(&l));
+	ck_assert(!ov_lostnames_has(&l, 7, 1, 100 * MS));
+	ov_lostnames_add(&l, 7, 1, 100 * MS);
+	ck_assert(ov_lostnames_any(&l));
+	ck_assert(ov_lostnames_has(&l, 7, 2, 100 * MS));
+	ck_assert(!ov_lostnames_has(&l, 7, 1, 100 * MS)); /* who has removed it */
+	ck_assert(!ov_lostnames_has(&l, 8, 2, 100 * MS));
+	ov_lostnames_add(&l, 7, 2, 200 * MS);
+	ck_assert(ov_lostnames_has(&l, 7, 1, 300 * MS));
+	ck_assert(ov_lostnames_has(&l, 7, 2, 300 * MS));
+	ck_assert(!ov_lostnames_has(&l, 7, 2, (100 + OV_LOSTNAME_MS) * MS)); /* the first one is over */
+	ck_assert(ov_lostnames_has(&l, 7, 1, (100 + OV_LOSTNAME_MS) * MS));
+	ck_assert(!ov_lostnames_has(&l, 7, 3, (200 + OV_LOSTNAME_MS) * MS));
+	ov_lostnames_add(&l, 9, 0, 5000 * MS); /* of somebody we know nothing of */
+	ck_assert(ov_lostnames_has(&l, 9, 0, 5000 * MS));
+	ck_assert(!ov_lostnames_has(&l, 5, 2, 6000 * MS));
+	ov_lostnames_add(&l, 0, 1, 6000 * MS); /* of something */
+	ck_assert(ov_lostnames_has(&l, 5, 2, 6000 * MS));
+	ck_assert(!ov_lostnames_has(&l, 5, 1, 6000 * MS));
+	ov_lostnames_destroy(&l);
+}
+END_TEST
+
+START_TEST(test_the_oldest_lost_name_makes_room)
+{
+	struct ov_lostnames l;
+
+	ov_lostnames_init(&l);
+	for (uint64_t n = 1; n <= OV_LOSTNAMES + 1; n++)
+		ov_lostnames_add(&l, n, 1, n * MS);
+	ck_assert(!ov_lostnames_has(&l, 1, 2, 100 * MS));
+	for (uint64_t n = 2; n <= OV_LOSTNAMES + 1; n++)
+		ck_assert(ov_lostnames_has(&l, n, 2, 100 * MS));
+	ov_lostnames_destroy(&l);
+}
+END_TEST
+
 Suite *waiting_suite(void)
 {
 	Suite *s = suite_create("waiting");
@@ -819,6 +866,8 @@ Suite *waiting_suite(void)
 	tcase_add_test(tc, test_notifications_say_what_goes);
 	tcase_add_test(tc, test_listings_go_a_moment_later);
 	tcase_add_test(tc, test_more_listings_than_there_is_room_for);
+	tcase_add_test(tc, test_lost_names_concern_others_for_a_while);
+	tcase_add_test(tc, test_the_oldest_lost_name_makes_room);
 	suite_add_tcase(s, tc);
 	return s;
 }
