@@ -104,26 +104,45 @@ static void to_stat(const struct statx *stx, struct stat *st)
 	st->st_ctim = to_timespec(stx->stx_ctime);
 }
 
-static uint64_t monotonic_ns(void)
+/* For what lasts a second: asked with every second request, so it has to be cheap. */
+static uint64_t coarse_ns(void)
 {
 	struct timespec ts;
 
-	(void)clock_gettime(CLOCK_MONOTONIC, &ts);
+	(void)clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
 void ov_ops_loses_name(struct ov_front *fr, uint64_t nodeid)
 {
-	ov_lostnames_add(&fr->lost, nodeid, ov_transport_current()->pid, monotonic_ns());
+	ov_crossing_loses(&fr->crossing, nodeid, ov_transport_current()->pid, coarse_ns());
 }
 
-/* Before attributes of NODEID are told: the kernel shall not keep them if its link count may be about to fall. */
-static void check_lost_names(struct ov_front *fr, uint64_t nodeid)
+static void outdate(struct ov_front *fr, uint64_t nodeid)
 {
-	if (!ov_lostnames_any(&fr->lost) || !fr->ov->hooks.inval_attr)
-		return;
-	if (ov_lostnames_has(&fr->lost, nodeid, ov_transport_current()->pid, monotonic_ns()))
+	if (fr->ov->hooks.inval_attr)
 		fr->ov->hooks.inval_attr(fr->ov->hooks.arg, nodeid);
+}
+
+/* Before attributes of NODEID are read. */
+static void will_tell(struct ov_front *fr, uint64_t nodeid)
+{
+	ov_crossing_tells(&fr->crossing, nodeid, ov_transport_current()->pid, coarse_ns());
+}
+
+/* Before they are told. */
+static void tell(struct ov_front *fr, uint64_t nodeid)
+{
+	if (__atomic_load_n(&fr->crossing.lost_until, __ATOMIC_ACQUIRE) &&
+	    ov_crossing_has_lost(&fr->crossing, nodeid, ov_transport_current()->pid, coarse_ns()))
+		outdate(fr, nodeid);
+}
+
+/* NODEID, a directory or one of which an xattr was set, is another since, which is about to be told to who has done that. */
+static void changed(struct ov_front *fr, uint64_t nodeid)
+{
+	if (ov_crossing_was_told(&fr->crossing, nodeid, ov_transport_current()->pid, coarse_ns()))
+		outdate(fr, nodeid);
 }
 
 static void to_entry(const struct ov_front *fr, const struct ov_entry *e, struct fuse_entry_param *p)
@@ -146,7 +165,7 @@ static void reply_entry(fuse_req_t req, int r, const struct ov_entry *e)
 		return;
 	}
 	to_entry(fr, e, &p);
-	check_lost_names(fr, e->nodeid);
+	tell(fr, e->nodeid);
 	OV_CRASH("entry.reply");
 	if (fuse_reply_entry(req, &p) < 0 && e->nodeid)
 		ov_forget(fr->ov, e->nodeid, 1); /* the request was interrupted: the kernel never saw it */
@@ -160,7 +179,7 @@ static void reply_attr(fuse_req_t req, uint64_t nodeid, int r, const struct stat
 		fuse_reply_err(req, -r);
 		return;
 	}
-	check_lost_names(front(req), nodeid);
+	tell(front(req), nodeid);
 	to_stat(stx, &st);
 	fuse_reply_attr(req, &st, front(req)->timeout);
 }
@@ -194,6 +213,8 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	if (!dir)
 		return;
 	r = ov_lookup(front(req)->ov, dir, name, &e);
+	if (r == 0 && e.nodeid) /* what changes it between the reading and here is beyond us: its number was not known */
+		will_tell(front(req), e.nodeid);
 	reply_entry(req, r, &e);
 }
 
@@ -202,8 +223,10 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	struct ov_inode *i = node(req, ino);
 	struct statx stx;
 
-	if (i)
-		reply_attr(req, ino, ov_getattr(front(req)->ov, i, &stx), &stx);
+	if (!i)
+		return;
+	will_tell(front(req), ino);
+	reply_attr(req, ino, ov_getattr(front(req)->ov, i, &stx), &stx);
 }
 
 static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi OV_UNUSED)
@@ -278,6 +301,8 @@ static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
 	if (!dir)
 		return;
 	r = ov_mknod(front(req)->ov, dir, name, mode, rdev, &cred, &e);
+	if (r == 0)
+		changed(front(req), parent);
 	reply_entry(req, r, &e);
 }
 
@@ -291,6 +316,8 @@ static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
 	if (!dir)
 		return;
 	r = ov_mkdir(front(req)->ov, dir, name, mode, &cred, &e);
+	if (r == 0)
+		changed(front(req), parent);
 	reply_entry(req, r, &e);
 }
 
@@ -304,6 +331,8 @@ static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, co
 	if (!dir)
 		return;
 	r = ov_symlink(front(req)->ov, dir, name, target, &cred, &e);
+	if (r == 0)
+		changed(front(req), parent);
 	reply_entry(req, r, &e);
 }
 
@@ -317,23 +346,35 @@ static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent, const 
 	if (!dir)
 		return;
 	r = ov_link(front(req)->ov, i, dir, newname, &e);
+	if (r == 0)
+		changed(front(req), newparent);
 	reply_entry(req, r, &e);
 }
 
 static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct ov_inode *dir = node(req, parent);
+	int r;
 
-	if (dir)
-		reply_status(req, ov_unlink(front(req)->ov, dir, name));
+	if (!dir)
+		return;
+	r = ov_unlink(front(req)->ov, dir, name);
+	if (r == 0)
+		changed(front(req), parent);
+	reply_status(req, r);
 }
 
 static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct ov_inode *dir = node(req, parent);
+	int r;
 
-	if (dir)
-		reply_status(req, ov_rmdir(front(req)->ov, dir, name));
+	if (!dir)
+		return;
+	r = ov_rmdir(front(req)->ov, dir, name);
+	if (r == 0)
+		changed(front(req), parent);
+	reply_status(req, r);
 }
 
 static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent, const char *newname,
@@ -341,9 +382,16 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 {
 	struct ov_inode *olddir = node(req, parent);
 	struct ov_inode *newdir = olddir ? node(req, newparent) : NULL;
+	int r;
 
-	if (newdir)
-		reply_status(req, ov_rename(front(req)->ov, olddir, name, newdir, newname, flags));
+	if (!newdir)
+		return;
+	r = ov_rename(front(req)->ov, olddir, name, newdir, newname, flags);
+	if (r == 0) {
+		changed(front(req), parent);
+		changed(front(req), newparent);
+	}
+	reply_status(req, r);
 }
 
 /* Never again: the kernel then stops sending OPEN, RELEASE, OPENDIR, RELEASEDIR for this connection. */
@@ -466,8 +514,10 @@ static bool dir_fill(void *arg, const char *name, const struct ov_entry *e, uint
 
 	if (d->plus) {
 		to_entry(front(d->req), e, &p);
+		if (e->nodeid && S_ISDIR(e->attr.stx_mode))
+			will_tell(front(d->req), e->nodeid);
 		if (e->nodeid)
-			check_lost_names(front(d->req), e->nodeid);
+			tell(front(d->req), e->nodeid);
 		else
 			to_stat(&e->attr, &p.attr);
 		need = fuse_add_direntry_plus(d->req, d->buf + d->used, room, name, &p, (off_t)next);
@@ -613,9 +663,14 @@ static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 {
 	struct ov_inode *i = node(req, ino);
+	int r;
 
-	if (i)
-		reply_status(req, ov_removexattr(front(req)->ov, i, name));
+	if (!i)
+		return;
+	r = ov_removexattr(front(req)->ov, i, name);
+	if (r == 0)
+		changed(front(req), ino);
+	reply_status(req, r);
 }
 
 /* ---- the rest of files ---- */
@@ -832,11 +887,14 @@ static void raw_statx(struct ov_front *fr)
 	struct ov_inode *i = ov_inode_get(fr->ov, ov_transport_current()->nodeid);
 	struct raw_statx_out out;
 	struct statx s;
-	int r = i ? ov_getattr(fr->ov, i, &s) : -ESTALE;
+	int r;
 
+	if (i)
+		will_tell(fr, i->nodeid);
+	r = i ? ov_getattr(fr->ov, i, &s) : -ESTALE;
 	memset(&out, 0, sizeof(out));
 	if (r == 0) {
-		check_lost_names(fr, i->nodeid);
+		tell(fr, i->nodeid);
 		split_timeout(fr->timeout, &out.attr_valid, &out.attr_valid_nsec);
 		out.stat.mask = s.stx_mask & (STATX_BASIC_STATS | STATX_BTIME);
 		out.stat.blksize = s.stx_blksize;
@@ -877,6 +935,7 @@ static int raw_setxattr(struct ov_front *fr, const struct fuse_buf *buf)
 	size_t len, name_len;
 	uint32_t arg[4] = {0}; /* size, flags, setxattr_flags, padding */
 	const char *name;
+	int r;
 
 	if (!i)
 		return -ESTALE;
@@ -890,8 +949,11 @@ static int raw_setxattr(struct ov_front *fr, const struct fuse_buf *buf)
 		return -EINVAL;
 	if (i->nodeid == FUSE_ROOT_ID && strcmp(name, OV_UPGRADE_XATTR) == 0)
 		return ask_upgrade(fr);
-	return ov_setxattr(fr->ov, i, name, name + name_len + 1, arg[0], (int)arg[1],
-			   arg[2] & 1 /* FUSE_SETXATTR_ACL_KILL_SGID */);
+	r = ov_setxattr(fr->ov, i, name, name + name_len + 1, arg[0], (int)arg[1],
+			arg[2] & 1 /* FUSE_SETXATTR_ACL_KILL_SGID */);
+	if (r == 0)
+		changed(fr, i->nodeid);
+	return r;
 }
 
 bool ov_ops_raw(struct ov_front *fr, const struct fuse_buf *buf)

@@ -6,7 +6,7 @@
 
 #include <fuse_lowlevel.h>
 
-#include "lostnames.h"
+#include "crossing.h"
 #include "overlay.h"
 #include "transport.h"
 
@@ -22,12 +22,12 @@ struct ov_front {
 	int (*upgrade)(void *arg); /* somebody who may asks for a new program: 0 or -errno */
 	void *upgrade_arg;
 	size_t forgotten; /* atomic: inodes since memory was given back last */
-	struct ov_lostnames lost;
+	struct ov_crossing crossing;
 };
 
 extern const struct fuse_lowlevel_ops ov_fuse_ops;
 
-/* For ov_hooks: NODEID (0: any) is about to lose a name, see lostnames.h. */
+/* For ov_hooks: NODEID (0: any) is about to lose a name, see crossing.h. */
 void ov_ops_loses_name(struct ov_front *fr, uint64_t nodeid);
 
 /* Serve the current request if it is one that libfuse does not know. False: give it to libfuse. */

@@ -784,7 +784,7 @@ static struct ov_session *new_session(struct overlay *ov, const struct ov_params
 	s->front.upgrade = ask_upgrade;
 	s->front.upgrade_arg = s;
 	ov_leader_init(&s->leader);
-	ov_lostnames_init(&s->front.lost);
+	ov_crossing_init(&s->front.crossing);
 	(void)ov_notify_init(&s->notify, ov->ledger); /* a condition that needs no memory */
 	pthread_mutex_init(&s->buffers_lock, NULL);
 	s->event = eventfd(0, EFD_CLOEXEC);
@@ -1186,7 +1186,7 @@ void ov_session_free(struct ov_session *s)
 	pthread_mutex_destroy(&s->buffers_lock);
 	ov_leader_destroy(&s->leader);
 	ov_notify_destroy(&s->notify);
-	ov_lostnames_destroy(&s->front.lost);
+	ov_crossing_destroy(&s->front.crossing);
 	free(s->mountpoint);
 	free(s);
 }

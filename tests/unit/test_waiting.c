@@ -11,9 +11,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../../src/crossing.h"
 #include "../../src/leader.h"
 #include "../../src/ledger.h"
-#include "../../src/lostnames.h"
 #include "../../src/notify.h"
 #include "../../src/poller.h"
 #include "../../src/poster.h"
@@ -792,49 +792,75 @@ START_TEST(test_more_listings_than_there_is_room_for)
 }
 END_TEST
 
-/* ---- names that went ---- */
+/* ---- what is told while it changes ---- */
 
 #define MS (1000 * US)
 
 START_TEST(test_lost_names_concern_others_for_a_while)
 {
-	struct ov_lostnames l;
+	struct ov_crossing l;
 
-	ov_lostnames_init(&l);
-	ck_assert(!ov_lostnames_any(&l));
-	ck_assert(!ov_lostnames_has(&l, 7, 1, 100 * MS));
-	ov_lostnames_add(&l, 7, 1, 100 * MS);
-	ck_assert(ov_lostnames_any(&l));
-	ck_assert(ov_lostnames_has(&l, 7, 2, 100 * MS));
-	ck_assert(!ov_lostnames_has(&l, 7, 1, 100 * MS)); /* who has removed it */
-	ck_assert(!ov_lostnames_has(&l, 8, 2, 100 * MS));
-	ov_lostnames_add(&l, 7, 2, 200 * MS);
-	ck_assert(ov_lostnames_has(&l, 7, 1, 300 * MS));
-	ck_assert(ov_lostnames_has(&l, 7, 2, 300 * MS));
-	ck_assert(!ov_lostnames_has(&l, 7, 2, (100 + OV_LOSTNAME_MS) * MS)); /* the first one is over */
-	ck_assert(ov_lostnames_has(&l, 7, 1, (100 + OV_LOSTNAME_MS) * MS));
-	ck_assert(!ov_lostnames_has(&l, 7, 3, (200 + OV_LOSTNAME_MS) * MS));
-	ov_lostnames_add(&l, 9, 0, 5000 * MS); /* of somebody we know nothing of */
-	ck_assert(ov_lostnames_has(&l, 9, 0, 5000 * MS));
-	ck_assert(!ov_lostnames_has(&l, 5, 2, 6000 * MS));
-	ov_lostnames_add(&l, 0, 1, 6000 * MS); /* of something */
-	ck_assert(ov_lostnames_has(&l, 5, 2, 6000 * MS));
-	ck_assert(!ov_lostnames_has(&l, 5, 1, 6000 * MS));
-	ov_lostnames_destroy(&l);
+	ov_crossing_init(&l);
+	ck_assert(!l.lost_until);
+	ck_assert(!ov_crossing_has_lost(&l, 7, 1, 100 * MS));
+	ov_crossing_loses(&l, 7, 1, 100 * MS);
+	ck_assert(l.lost_until);
+	ck_assert(ov_crossing_has_lost(&l, 7, 2, 100 * MS));
+	ck_assert(!ov_crossing_has_lost(&l, 7, 1, 100 * MS)); /* who has removed it */
+	ck_assert(!ov_crossing_has_lost(&l, 8, 2, 100 * MS));
+	ov_crossing_loses(&l, 7, 2, 200 * MS);
+	ck_assert(ov_crossing_has_lost(&l, 7, 1, 300 * MS));
+	ck_assert(ov_crossing_has_lost(&l, 7, 2, 300 * MS));
+	ck_assert(!ov_crossing_has_lost(&l, 7, 2, (100 + OV_CROSSING_MS) * MS)); /* the first one is over */
+	ck_assert(ov_crossing_has_lost(&l, 7, 1, (100 + OV_CROSSING_MS) * MS));
+	ck_assert(!ov_crossing_has_lost(&l, 7, 3, (200 + OV_CROSSING_MS) * MS));
+	ov_crossing_loses(&l, 9, 0, 5000 * MS); /* of somebody we know nothing of */
+	ck_assert(ov_crossing_has_lost(&l, 9, 0, 5000 * MS));
+	ck_assert(!ov_crossing_has_lost(&l, 5, 2, 6000 * MS));
+	ov_crossing_loses(&l, 0, 1, 6000 * MS); /* of something */
+	ck_assert(ov_crossing_has_lost(&l, 5, 2, 6000 * MS));
+	ck_assert(!ov_crossing_has_lost(&l, 5, 1, 6000 * MS));
+	ov_crossing_destroy(&l);
 }
 END_TEST
 
 START_TEST(test_the_oldest_lost_name_makes_room)
 {
-	struct ov_lostnames l;
+	struct ov_crossing l;
 
-	ov_lostnames_init(&l);
-	for (uint64_t n = 1; n <= OV_LOSTNAMES + 1; n++)
-		ov_lostnames_add(&l, n, 1, n * MS);
-	ck_assert(!ov_lostnames_has(&l, 1, 2, 100 * MS));
-	for (uint64_t n = 2; n <= OV_LOSTNAMES + 1; n++)
-		ck_assert(ov_lostnames_has(&l, n, 2, 100 * MS));
-	ov_lostnames_destroy(&l);
+	ov_crossing_init(&l);
+	for (uint64_t n = 1; n <= OV_CROSSING_LOST + 1; n++)
+		ov_crossing_loses(&l, n, 1, n * MS);
+	ck_assert(!ov_crossing_has_lost(&l, 1, 2, 100 * MS));
+	for (uint64_t n = 2; n <= OV_CROSSING_LOST + 1; n++)
+		ck_assert(ov_crossing_has_lost(&l, n, 2, 100 * MS));
+	ov_crossing_destroy(&l);
+}
+END_TEST
+
+START_TEST(test_who_was_told_before_a_change)
+{
+	struct ov_crossing c;
+
+	ov_crossing_init(&c);
+	ck_assert(!ov_crossing_was_told(&c, 7, 1, 100 * MS));
+	ov_crossing_tells(&c, 7, 1, 100 * MS);
+	ck_assert(!ov_crossing_was_told(&c, 7, 1, 101 * MS)); /* nobody else */
+	ck_assert(ov_crossing_was_told(&c, 7, 2, 101 * MS));
+	ck_assert(!ov_crossing_was_told(&c, 7, 2, 102 * MS)); /* what was told before has been seen to */
+	ov_crossing_tells(&c, 7, 1, 200 * MS);
+	ov_crossing_tells(&c, 7, 2, 300 * MS);
+	ck_assert(ov_crossing_was_told(&c, 7, 2, 301 * MS)); /* 1 was, too */
+	ov_crossing_tells(&c, 7, 1, 400 * MS);
+	ck_assert(!ov_crossing_was_told(&c, 8, 2, 401 * MS));
+	ck_assert(!ov_crossing_was_told(&c, 7, 2, (400 + OV_CROSSING_MS) * MS));
+	ov_crossing_tells(&c, 7, 1, 5000 * MS);
+	ov_crossing_tells(&c, 7 + OV_CROSSING_TOLD, 1, 5001 * MS); /* in its place */
+	ck_assert(!ov_crossing_was_told(&c, 7, 2, 5002 * MS));
+	ck_assert(ov_crossing_was_told(&c, 7 + OV_CROSSING_TOLD, 2, 5002 * MS));
+	ov_crossing_tells(&c, 9, 0, 6000 * MS);
+	ck_assert(ov_crossing_was_told(&c, 9, 0, 6000 * MS));
+	ov_crossing_destroy(&c);
 }
 END_TEST
 
@@ -868,6 +894,7 @@ Suite *waiting_suite(void)
 	tcase_add_test(tc, test_more_listings_than_there_is_room_for);
 	tcase_add_test(tc, test_lost_names_concern_others_for_a_while);
 	tcase_add_test(tc, test_the_oldest_lost_name_makes_room);
+	tcase_add_test(tc, test_who_was_told_before_a_change);
 	suite_add_tcase(s, tc);
 	return s;
 }
