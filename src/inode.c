@@ -589,11 +589,12 @@ static void make_stale(struct ov_itable *t, struct ov_inode *i)
 	i->refs = 0;
 	i->searches = 0;
 	i->untouched = 0;
-	i->unkept = i->unkept_next = 0;
+	i->unkept = i->touch_level = 0;
 	i->key_next = NULL;
 	if (ov_inode_isdir(i)) {
 		i->rdirs = NULL;
 		i->listing = NULL;
+		i->listed_at = i->touched_in = 0;
 	} else {
 		i->rparent = NULL;
 		i->slot = NULL;

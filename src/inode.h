@@ -110,6 +110,8 @@ struct ov_inode {
 		struct {
 			struct ov_rdir **rdirs; /* uppermost first; owned, each counted */
 			struct ov_listing *listing;
+			/* atomic, ms: when the kernel had been told all of it last, and how long it took until enough was asked for */
+			uint32_t listed_at, touched_in;
 		};
 		struct {
 			struct ov_rdir *rparent; /* real directory that holds the object; counted; NULL when unlinked */
@@ -126,7 +128,7 @@ struct ov_inode {
 	uint16_t searches;  /* lookups that went through its layers, up to a limit */
 	uint16_t untouched; /* children that may still be asked for before the kernel's copy of the listing goes; 0: it has none */
 	uint8_t unkept;     /* so many more times the kernel is not to keep the listing */
-	uint8_t unkept_next;
+	uint8_t touch_level; /* how often that has helped, and how often it has not */
 };
 
 struct ov_dentry {

@@ -133,7 +133,7 @@ static void will_tell(struct ov_front *fr, uint64_t nodeid)
 /* Before they are told. */
 static void tell(struct ov_front *fr, uint64_t nodeid)
 {
-	if (__atomic_load_n(&fr->crossing.lost_until, __ATOMIC_ACQUIRE) &&
+	if (nodeid && __atomic_load_n(&fr->crossing.lost_until, __ATOMIC_ACQUIRE) &&
 	    ov_crossing_has_lost(&fr->crossing, nodeid, ov_transport_current()->pid, coarse_ns()))
 		outdate(fr, nodeid);
 }

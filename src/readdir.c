@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #include "core.h"
 #include "format/whiteout.h"
@@ -439,15 +440,45 @@ int ov_dir_is_empty(struct overlay *ov, struct ov_inode *dir)
  * for who goes through a tree once more. READDIRPLUS brings them for all. So where enough children of a directory are read or
  * asked for, its listing is dropped; and it is not kept for the next times, since when that spares the questions nobody sees
  * that it does. Then it is kept again, for once, if the questions do not come back.
+ *
+ * Whoever lists a directory for each few of its files makes them enough, too, but not at once: then the directory is listed
+ * again sooner than its files were asked for. So much is seen of it that it is kept then, and more must be asked for next time.
  */
 #define TOUCHED_MIN 8 /* children: for less, two READDIRPLUS and what follows them (the directory's own attributes) cost more */
 #define TOUCHED_PART 8 /* and one of so many: each of the others makes the reply longer */
-#define UNKEPT_MAX 63
+#define LEVEL_MAX 6
+
+/* touch_level: it was not kept for 2^helped - 1 times; 2^vain times as much must be asked for. */
+struct level {
+	unsigned helped, vain;
+};
+
+static struct level level_of(const struct ov_inode *dir)
+{
+	unsigned both = __atomic_load_n(&dir->touch_level, __ATOMIC_RELAXED);
+
+	return (struct level){.helped = both & 15, .vain = both >> 4};
+}
+
+static void set_level(struct ov_inode *dir, struct level level)
+{
+	__atomic_store_n(&dir->touch_level, (uint8_t)(level.helped | level.vain << 4), __ATOMIC_RELAXED);
+}
+
+/* Wraps after 49 days: then once a listing is kept that need not be, or not. */
+static uint32_t coarse_ms(void)
+{
+	struct timespec ts;
+
+	(void)clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+	return (uint32_t)((uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000);
+}
 
 void ov_listing_touched(struct overlay *ov, const struct ov_inode *i)
 {
 	struct ov_inode *dir;
-	unsigned n, times;
+	struct level level;
+	unsigned n;
 
 	if (!ov->hooks.unlist || !S_ISREG(i->type) || !i->names)
 		return;
@@ -458,28 +489,61 @@ void ov_listing_touched(struct overlay *ov, const struct ov_inode *i)
 	__atomic_store_n(&dir->untouched, (uint16_t)(n - 1), __ATOMIC_RELAXED);
 	if (n > 1)
 		return;
-	times = __atomic_load_n(&dir->unkept_next, __ATOMIC_RELAXED) * 2 + 1;
-	__atomic_store_n(&dir->unkept, (uint8_t)times, __ATOMIC_RELAXED);
-	__atomic_store_n(&dir->unkept_next, (uint8_t)(times < UNKEPT_MAX ? times : UNKEPT_MAX / 2), __ATOMIC_RELAXED);
+	level = level_of(dir);
+	if (level.helped < LEVEL_MAX)
+		level.helped++;
+	set_level(dir, level);
+	__atomic_store_n(&dir->unkept, (uint8_t)((1u << level.helped) - 1), __ATOMIC_RELAXED);
+	__atomic_store_n(&dir->touched_in, coarse_ms() - __atomic_load_n(&dir->listed_at, __ATOMIC_RELAXED), __ATOMIC_RELAXED);
 	ov->hooks.unlist(ov->hooks.arg, dir->nodeid);
+}
+
+/*
+ * DIR, which the kernel did not keep the last time, has been listed again. May all that made it drop the listing before have
+ * been asked for since, had it not been told?
+ */
+static struct level judge(const struct ov_inode *dir, struct level level, uint32_t now)
+{
+	if (now - __atomic_load_n(&dir->listed_at, __ATOMIC_RELAXED) >= __atomic_load_n(&dir->touched_in, __ATOMIC_RELAXED)) {
+		level.vain -= level.vain > 0;
+	} else {
+		level.helped = 0;
+		level.vain += level.vain < LEVEL_MAX;
+	}
+	return level;
+}
+
+static void keep_again(struct ov_inode *dir, size_t n, struct level level)
+{
+	size_t most = n / TOUCHED_PART;
+
+	most = (most < TOUCHED_MIN ? TOUCHED_MIN : most) << level.vain;
+	__atomic_store_n(&dir->untouched, (uint16_t)(most > UINT16_MAX ? UINT16_MAX : most), __ATOMIC_RELAXED);
+	__atomic_store_n(&dir->unkept, 0, __ATOMIC_RELAXED);
 }
 
 /* The kernel has been told all N names of DIR: had it better not keep them? */
 static bool is_unkept(struct overlay *ov, struct ov_inode *dir, size_t n)
 {
 	unsigned unkept = __atomic_load_n(&dir->unkept, __ATOMIC_RELAXED);
-	size_t most = n / TOUCHED_PART;
+	bool kept = __atomic_load_n(&dir->untouched, __ATOMIC_RELAXED);
+	struct level level = level_of(dir);
+	uint32_t now;
 
 	if (!ov->hooks.unlist)
 		return false;
-	if (unkept) {
-		__atomic_store_n(&dir->unkept, (uint8_t)(unkept - 1), __ATOMIC_RELAXED);
-		__atomic_store_n(&dir->untouched, 0, __ATOMIC_RELAXED);
-		return true;
+	now = coarse_ms();
+	if (!kept && level.helped && unkept < (1u << level.helped) - 1) { /* not for the first time since it was dropped */
+		level = judge(dir, level, now);
+		set_level(dir, level);
+		unkept = level.helped ? unkept : 0;
 	}
-	most = most < TOUCHED_MIN ? TOUCHED_MIN : most > UINT16_MAX ? UINT16_MAX : most;
-	__atomic_store_n(&dir->untouched, (uint16_t)most, __ATOMIC_RELAXED);
-	return false;
+	__atomic_store_n(&dir->listed_at, now, __ATOMIC_RELAXED);
+	if (unkept)
+		__atomic_store_n(&dir->unkept, (uint8_t)(unkept - 1), __ATOMIC_RELAXED);
+	else
+		keep_again(dir, n, level);
+	return unkept;
 }
 
 /* ---- reading ---- */

@@ -164,6 +164,24 @@ def test_listings_whose_files_nobody_asks_for_stay():
 
 
 @test(only_ours=WHY)
+def test_listing_a_directory_for_each_few_files_leaves_it_cached():
+    """As many as there are in it are read in the end, but never for one listing: to list it each time would be dear."""
+    with Overlay({"d": {"f%d" % i: "x" for i in range(400)}}) as ov:
+        with Count(ov.mnt) as c:
+            eq(len(names(ov.m("d"))), 400)
+        whole = c["READDIRPLUS"]
+        with Count(ov.mnt) as c:
+            for turn in range(200):
+                eq(len(names(ov.m("d"))), 400)
+                for i in range(5):
+                    f = ov.m("d/f%d" % ((5 * turn + i) * 7 % 400))
+                    lstat(f)
+                    cat([f])
+                time.sleep(0.001)
+        ok(c["READDIRPLUS"] <= 30 * whole, c.all)
+
+
+@test(only_ours=WHY)
 def test_listings_that_are_not_kept_are_right():
     with Overlay(thousand) as ov:
         walk_and_read(ov)
