@@ -110,7 +110,7 @@ struct ov_inode {
 		struct {
 			struct ov_rdir **rdirs; /* uppermost first; owned, each counted */
 			struct ov_listing *listing;
-			/* atomic, ms: when the kernel had been told all of it last, and how long it took until enough was asked for */
+			/* atomic, µs: when the kernel had been told all of it last, and how long it took until enough was asked for */
 			uint32_t listed_at, touched_in;
 		};
 		struct {

@@ -38,7 +38,7 @@ void ov_notify_begin(struct ov_notify *n, int fd, pid_t supervisor)
 static void begin_wait(struct ov_notify *n)
 {
 	__atomic_add_fetch(&n->ledger->flushing, 1, __ATOMIC_ACQ_REL);
-	if (n->supervisor)
+	if (n->supervisor && getppid() == n->supervisor)
 		(void)kill(n->supervisor, SIGALRM);
 }
 

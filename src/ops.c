@@ -531,20 +531,6 @@ static bool dir_fill(void *arg, const char *name, const struct ov_entry *e, uint
 	return true;
 }
 
-/*
- * The end, as something that is too short for an entry: there are no more names, but only an empty reply makes the kernel take
- * what it has read for the whole listing (fuse_readdir_uncached()). It will read it again. Returns its size.
- */
-static size_t end_unkept(const struct dir_reply *d)
-{
-	size_t size = sizeof(uint64_t);
-
-	if (d->size < size)
-		return 0;
-	memset(d->buf, 0, size);
-	return size;
-}
-
 static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus)
 {
 	struct ov_inode *i = node(req, ino);
@@ -560,13 +546,10 @@ static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t of
 	}
 	r = ov_readdir(front(req)->ov, i, (uint64_t)off, plus, dir_fits, dir_fill, &d);
 	OV_CRASH("readdir.reply");
-	if (r < 0 && !d.used) {
+	if (r < 0 && !d.used)
 		fuse_reply_err(req, -r);
-		return;
-	}
-	if (r == OV_READDIR_UNKEPT)
-		d.used = end_unkept(&d);
-	fuse_reply_buf(req, d.buf, d.used);
+	else
+		fuse_reply_buf(req, d.buf, d.used);
 }
 
 static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi OV_UNUSED)

@@ -74,8 +74,8 @@ struct ov_hooks {
 	/* The listing of directory NODEID that the kernel keeps is out of date. No lock may be held: this may wait for requests. */
 	void (*inval_dir)(void *arg, uint64_t nodeid);
 	/*
-	 * That listing is good, but READDIRPLUS would spare questions: have it dropped when the request that the calling thread
-	 * serves is answered. NULL: it would not.
+	 * That listing is good, but READDIRPLUS would spare questions: have it dropped in a moment, by another thread. NULL: it would
+	 * not.
 	 */
 	void (*unlist)(void *arg, uint64_t nodeid);
 	/* The front's number of the request that the calling thread serves, not 0. */
@@ -210,11 +210,7 @@ typedef bool (*ov_filldir_t)(void *arg, const char *name, const struct ov_entry 
 /* Would an entry with this name still fit? Asked before the lookup of "plus". */
 typedef bool (*ov_fits_t)(void *arg, const char *name);
 
-/*
- * Entries after cookie OFF (0: from the start). PLUS: look every entry up, which counts as a lookup. 0, -errno, or
- * OV_READDIR_UNKEPT: there are none, and the kernel had better not keep what it was told before.
- */
-#define OV_READDIR_UNKEPT 1
+/* Entries after cookie OFF (0: from the start). PLUS: look every entry up, which counts as a lookup. */
 int ov_readdir(struct overlay *ov, struct ov_inode *dir, uint64_t off, bool plus, ov_fits_t fits, ov_filldir_t fill,
 	       void *arg);
 

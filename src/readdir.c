@@ -465,13 +465,13 @@ static void set_level(struct ov_inode *dir, struct level level)
 	__atomic_store_n(&dir->touch_level, (uint8_t)(level.helped | level.vain << 4), __ATOMIC_RELAXED);
 }
 
-/* Wraps after 49 days: then once a listing is kept that need not be, or not. */
-static uint32_t coarse_ms(void)
+/* Wraps after 71 minutes: then once a listing is kept that need not be, or not. */
+static uint32_t now_us(void)
 {
 	struct timespec ts;
 
-	(void)clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
-	return (uint32_t)((uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000);
+	(void)clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint32_t)((uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000);
 }
 
 void ov_listing_touched(struct overlay *ov, const struct ov_inode *i)
@@ -480,8 +480,8 @@ void ov_listing_touched(struct overlay *ov, const struct ov_inode *i)
 	struct level level;
 	unsigned n;
 
-	if (!ov->hooks.unlist || !S_ISREG(i->type) || !i->names)
-		return;
+	if (!ov->hooks.unlist || !S_ISREG(i->type) || ov_inode_is(i, OV_I_STALE) || !i->names)
+		return; /* a stale one's names may be going, and its directory's listing is not known to be kept */
 	dir = i->names->parent;
 	n = __atomic_load_n(&dir->untouched, __ATOMIC_RELAXED);
 	if (n == 0)
@@ -494,7 +494,7 @@ void ov_listing_touched(struct overlay *ov, const struct ov_inode *i)
 		level.helped++;
 	set_level(dir, level);
 	__atomic_store_n(&dir->unkept, (uint8_t)((1u << level.helped) - 1), __ATOMIC_RELAXED);
-	__atomic_store_n(&dir->touched_in, coarse_ms() - __atomic_load_n(&dir->listed_at, __ATOMIC_RELAXED), __ATOMIC_RELAXED);
+	__atomic_store_n(&dir->touched_in, now_us() - __atomic_load_n(&dir->listed_at, __ATOMIC_RELAXED), __ATOMIC_RELAXED);
 	ov->hooks.unlist(ov->hooks.arg, dir->nodeid);
 }
 
@@ -532,7 +532,7 @@ static bool is_unkept(struct overlay *ov, struct ov_inode *dir, size_t n)
 
 	if (!ov->hooks.unlist)
 		return false;
-	now = coarse_ms();
+	now = now_us();
 	if (!kept && level.helped && unkept < (1u << level.helped) - 1) { /* not for the first time since it was dropped */
 		level = judge(dir, level, now);
 		set_level(dir, level);
@@ -601,7 +601,7 @@ int ov_readdir(struct overlay *ov, struct ov_inode *dir, uint64_t off, bool plus
 	struct reader rd = {.ov = ov, .dir = dir, .plus = plus, .fits = fits, .fill = fill, .arg = arg};
 	struct ov_listing *l;
 	size_t first, count;
-	bool over;
+	bool over = off >= OV_COOKIE_DOTDOT;
 	int r = 0;
 
 	if (!ov_inode_isdir(dir))
@@ -620,11 +620,14 @@ int ov_readdir(struct overlay *ov, struct ov_inode *dir, uint64_t off, bool plus
 	pthread_mutex_lock(&l->lock);
 	r = ov_listing_settle(l);
 	first = ov_listing_after(l, off);
-	for (size_t n = first; r == 0 && n < l->n; n++)
-		if (!l->e[n].gone)
-			r = emit(&rd, l->names + l->e[n].name, &l->e[n]);
+	for (size_t n = first; r == 0 && n < l->n; n++) {
+		if (l->e[n].gone)
+			continue;
+		over = false;
+		r = emit(&rd, l->names + l->e[n].name, &l->e[n]);
+	}
 	count = l->n;
-	over = r == 0 && first == count && off >= OV_COOKIE_DOTDOT;
+	over = over && r == 0;
 	pthread_mutex_unlock(&l->lock);
 	if (r == -ENOMEM)
 		ov_listing_drop(ov, dir);
@@ -632,6 +635,6 @@ int ov_readdir(struct overlay *ov, struct ov_inode *dir, uint64_t off, bool plus
 		ov_listing_drop(ov, dir); /* that was the request which finds the end: the kernel has it all */
 	ov_listing_unref(l);
 	if (over && plus && is_unkept(ov, dir, count))
-		return OV_READDIR_UNKEPT;
+		ov->hooks.unlist(ov->hooks.arg, dir->nodeid); /* once it has it all: half a listing would get stuck in the kernel */
 	return r < 0 ? r : 0;
 }
