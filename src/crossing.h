@@ -25,7 +25,7 @@
 
 #define OV_CROSSING_LOST 64
 #define OV_CROSSING_TOLD 256
-#define OV_CROSSING_MS 1000 /* so long after it was sent a reply may still be on its way */
+#define OV_CROSSING_MS 1000 /* so long after it was sent, or the change begun, a reply may still be on its way */
 
 struct ov_crossing {
 	pthread_mutex_t lock; /* innermost; of all that follows */

@@ -12,6 +12,7 @@
 #include "log.h"
 
 #define PAUSE_MS 10
+#define JOIN_SECONDS 5
 #define PAUSES_MAX 10 /* without anything to do, then the thread waits until it is woken */
 
 int ov_notify_init(struct ov_notify *n, struct ov_ledger *ledger)
@@ -148,6 +149,7 @@ void ov_notify_listing_later(struct ov_notify *n, uint64_t nodeid)
 
 void ov_notify_stop(struct ov_notify *n)
 {
+	struct timespec until;
 	bool started;
 
 	pthread_mutex_lock(&n->lock);
@@ -156,12 +158,21 @@ void ov_notify_stop(struct ov_notify *n)
 	n->started = false;
 	pthread_mutex_unlock(&n->lock);
 	pthread_cond_signal(&n->more);
-	if (started)
-		pthread_join(n->thread, NULL);
+	if (!started)
+		return;
+	(void)clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += JOIN_SECONDS;
+	if (pthread_timedjoin_np(n->thread, NULL, &until) != 0) {
+		ov_warn("a listing cannot be dropped: who reads it waits for something else; going on");
+		n->stuck = true;
+	}
 }
 
-void ov_notify_destroy(struct ov_notify *n)
+bool ov_notify_destroy(struct ov_notify *n)
 {
+	if (n->stuck)
+		return false;
 	pthread_cond_destroy(&n->more);
 	pthread_mutex_destroy(&n->lock);
+	return true;
 }

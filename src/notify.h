@@ -30,7 +30,7 @@ struct ov_notify {
 	pthread_t thread;
 	uint64_t dirs[OV_NOTIFY_LATER];
 	unsigned n;
-	bool started, asleep, stopped;
+	bool started, asleep, stopped, stuck;
 };
 
 /* 0 or -errno. */
@@ -42,11 +42,14 @@ int ov_notify_init(struct ov_notify *n, struct ov_ledger *ledger);
  */
 void ov_notify_begin(struct ov_notify *n, int fd, pid_t supervisor);
 
-/* The thread ends; while others still serve, since it may wait for them. Nothing is done later from now on. */
+/*
+ * The thread ends; while others still serve, since it may wait for them. If it waits for something else it is left behind after
+ * some seconds. Nothing is done later from now on.
+ */
 void ov_notify_stop(struct ov_notify *n);
 
-/* N has stopped, or its thread was never needed. */
-void ov_notify_destroy(struct ov_notify *n);
+/* N has stopped, or its thread was never needed. False: that was left behind, and N must stay. */
+bool ov_notify_destroy(struct ov_notify *n);
 
 /* The attributes of NODEID are out of date. Waits for nobody. */
 void ov_notify_attributes(struct ov_notify *n, uint64_t nodeid);
@@ -58,8 +61,8 @@ void ov_notify_attributes(struct ov_notify *n, uint64_t nodeid);
 void ov_notify_pages(struct ov_notify *n, uint64_t nodeid);
 
 /*
- * The listing of directory NODEID shall go, within some 10 ms, by a thread of its own, which is woken at most every 10 ms. Where
- * there are too many, it does not. Any thread; locks may be held.
+ * The listing of directory NODEID shall go, within some 10 ms, by a thread of its own, which is woken at most every 10 ms. If there
+ * are too many, it stays. Any thread; locks may be held.
  */
 void ov_notify_listing_later(struct ov_notify *n, uint64_t nodeid);
 

@@ -82,7 +82,7 @@ struct ov_session {
 	struct ov_uring *uring;   /* or NULL */
 	bool uring_on;            /* it serves most requests */
 	struct ov_notify notify;
-	unsigned flushing;        /* atomic: threads that wait in drop_pages() */
+	unsigned flushing;        /* atomic: threads that wait in flush_data() */
 };
 
 static __thread bool is_leader;
@@ -125,21 +125,18 @@ static void end_wait(struct ov_session *s)
 		__atomic_sub_fetch(&s->flushing, 1, __ATOMIC_RELAXED);
 }
 
-static bool drop_pages(struct ov_session *s, uint64_t nodeid)
+static bool flush_data(void *arg, uint64_t nodeid)
 {
+	struct ov_session *s = arg;
+
+	if (!s->front.writeback)
+		return true;
 	if (!begin_wait(s))
 		return false;
 	hand_on(s);
 	ov_notify_pages(&s->notify, nodeid);
 	end_wait(s);
 	return true;
-}
-
-static bool flush_data(void *arg, uint64_t nodeid)
-{
-	struct ov_session *s = arg;
-
-	return !s->front.writeback || drop_pages(s, nodeid);
 }
 
 static void inval_attr(void *arg, uint64_t nodeid)
@@ -149,12 +146,6 @@ static void inval_attr(void *arg, uint64_t nodeid)
 	ov_notify_attributes(&s->notify, nodeid);
 }
 
-static void inval_dir(void *arg, uint64_t nodeid)
-{
-	if (!drop_pages(arg, nodeid)) /* an old number in it is the lesser evil */
-		ov_debug("nobody is free to serve while a listing is dropped");
-}
-
 static void loses_name(void *arg, uint64_t nodeid)
 {
 	struct ov_session *s = arg;
@@ -162,7 +153,7 @@ static void loses_name(void *arg, uint64_t nodeid)
 	ov_ops_loses_name(&s->front, nodeid);
 }
 
-static void unlist(void *arg, uint64_t nodeid)
+static void drop_listing(void *arg, uint64_t nodeid)
 {
 	struct ov_session *s = arg;
 
@@ -759,8 +750,8 @@ static void set_hooks(struct ov_session *s)
 		.flush_data = flush_data,
 		.inval_attr = inval_attr,
 		.loses_name = loses_name,
-		.inval_dir = inval_dir,
-		.unlist = s->front.writeback ? unlist : NULL,
+		.inval_dir = drop_listing,
+		.unlist = s->front.writeback ? drop_listing : NULL,
 		.request = ov_inflight_request,
 		.is_repeat = ov_inflight_is_repeat,
 		.done = ov_inflight_done,
@@ -1005,6 +996,8 @@ int ov_session_start(struct ov_session *s, bool again)
 	ov_inflight_watch_crashes();
 	init_poller(s);
 	ov_notify_begin(&s->notify, s->fd, s->supervisor);
+	if (again) /* what the one before us removed may not be answered yet */
+		ov_ops_loses_name(&s->front, 0);
 	for (unsigned n = 0; n < want; n++) {
 		int r;
 
@@ -1167,7 +1160,7 @@ void ov_session_free(struct ov_session *s)
 		for (unsigned n = 0; n < s->nthreads; n++)
 			join_thread(&s->threads[n]);
 	}
-	if (!ov_poster_free(s->poster) || !ov_uring_free(s->uring)) {
+	if (!ov_poster_free(s->poster) || !ov_uring_free(s->uring) || !ov_notify_destroy(&s->notify)) {
 		free(s->mountpoint);
 		return; /* likewise */
 	}
@@ -1185,7 +1178,6 @@ void ov_session_free(struct ov_session *s)
 			free(s->buffers[s->nbuffers]);
 	pthread_mutex_destroy(&s->buffers_lock);
 	ov_leader_destroy(&s->leader);
-	ov_notify_destroy(&s->notify);
 	ov_crossing_destroy(&s->front.crossing);
 	free(s->mountpoint);
 	free(s);

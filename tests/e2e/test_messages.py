@@ -204,6 +204,51 @@ def test_listings_that_are_not_kept_are_right():
             eq(lstat(ov.m("d0/new%d" % turn)).st_size, 1)
 
 
+@test(only_ours=WHY, tries=3)
+def test_a_listing_whose_last_name_went_is_kept_again():
+    with Overlay({"d": {"f%d" % i: "x" for i in range(20)}}) as ov:
+        def listed():
+            with Count(ov.mnt) as c, Dir(ov.m("d")) as d:
+                found = [e[0] for e in d]
+            return found, c["READDIRPLUS"]
+        for f in listed()[0]:
+            if f[0] != ".":
+                lstat(ov.m("d", f))
+                cat([ov.m("d", f)])
+        time.sleep(0.1)
+        last = listed()[0][-1]
+        os.unlink(ov.m("d", last))
+        ok(soon(lambda: listed()[1] == 0), "it is listed anew each time")
+        ok(last not in listed()[0])
+
+
+@test(only_ours=WHY)
+def test_readers_see_what_changed_before_they_began():
+    """Also in a listing that was not kept, and is read to its end by somebody else meanwhile."""
+    for wait in (0, 0.05):
+        with Overlay({"d": {"f%d" % i: "x" for i in range(20)}}) as ov:
+            want = {"f%d" % i for i in range(20)}
+            for f in names(ov.m("d")):
+                lstat(ov.m("d", f))
+                cat([ov.m("d", f)])
+            for turn in range(6):
+                time.sleep(wait)
+                eq(set(names(ov.m("d"))), want)
+                for i in range(8):
+                    write(ov.m("d/n%d-%d" % (turn, i)), "")
+                gone = sorted(want)[turn]
+                os.unlink(ov.m("d", gone))
+                want = (want | {"n%d-%d" % (turn, i) for i in range(8)}) - {gone}
+                with Dir(ov.m("d")) as d:
+                    found = [next(iter(d))[0] for _ in range(5)]
+                    eq(set(names(ov.m("d"))), want)
+                    place = d.tell()
+                    rest = [e[0] for e in d]
+                    eq(sorted(found + rest), sorted(want | {".", ".."}))
+                    d.seek(place)
+                    eq([e[0] for e in d], rest)
+
+
 @test(only_ours=WHY, tries=4)
 def test_warm_stat_of_missing_names_is_free():
     with Overlay(thousand) as ov:
