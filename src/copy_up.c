@@ -42,6 +42,7 @@ struct cu {
 	char index_name[OV_INDEX_NAME];
 	char tmp[32];                /* name in workdir/work, "" while there is none */
 	int fd;                      /* regular file: the copy, opened for reading and writing */
+	uint64_t outdated;           /* nodeid of a directory whose listing, which the kernel may keep, is wrong now; or 0 */
 };
 
 static void cu_release(struct cu *c)
@@ -485,12 +486,7 @@ static void broken_link(struct cu *c)
 		c->i->ino = ov_make_ino(ov, real.layer, stx.stx_ino);
 	if (ov->hooks.inval_attr)
 		ov->hooks.inval_attr(ov->hooks.arg, c->i->nodeid);
-	/*
-	 * Its d_ino. Not by us: who reads the listing holds its page, and may wait for what we are to serve, or to answer: a page of
-	 * the very file that is being written.
-	 */
-	if (ov->hooks.inval_dir && c->i->names)
-		ov->hooks.inval_dir(ov->hooks.arg, c->i->names->parent->nodeid);
+	c->outdated = c->i->names ? c->i->names->parent->nodeid : 0; /* its d_ino */
 }
 
 /* Remember where the data of a fresh metacopy is. */
@@ -636,6 +632,8 @@ static int copy_one(struct overlay *ov, struct ov_inode *i, unsigned flags, off_
 		r = prepare(&c);
 	if (r == 0)
 		r = commit(&c);
+	if (c.outdated && ov->hooks.inval_dir) /* only now: who reads it may wait for what others are to serve meanwhile */
+		ov->hooks.inval_dir(ov->hooks.arg, c.outdated);
 	if (r < 0 && r != -EAGAIN && r != -EPERM && c.src.rdir)
 		ov_warn("copy-up of '%s' failed: %s", ov_describe(c.src.rdir, c.src.at.name, where, sizeof(where)),
 			strerror(-r));

@@ -11,9 +11,10 @@
 #include "ledger.h"
 #include "log.h"
 
-#define PAUSE_MS 10
+#define PAUSE_MS 2 /* a tree of some hundred files is gone through in as much */
 #define JOIN_SECONDS 5
-#define PAUSES_MAX 10 /* without anything to do, then the thread waits until it is woken */
+#define SOON_MS 100
+#define PAUSES_MAX 25 /* without anything to do, then the thread waits until it is woken */
 
 int ov_notify_init(struct ov_notify *n, struct ov_ledger *ledger)
 {
@@ -25,6 +26,8 @@ int ov_notify_init(struct ov_notify *n, struct ov_ledger *ledger)
 	pthread_condattr_init(&attr);
 	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	r = pthread_cond_init(&n->more, &attr);
+	if (r == 0)
+		r = pthread_cond_init(&n->done, &attr);
 	pthread_condattr_destroy(&attr);
 	return -r;
 }
@@ -75,18 +78,25 @@ void ov_notify_pages(struct ov_notify *n, uint64_t nodeid)
 	end_wait(n);
 }
 
-/* Wait for PAUSE_MS, or until the end. Lock held. */
+static struct timespec in_ms(long ms)
+{
+	struct timespec t;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &t);
+	t.tv_nsec += ms * 1000000L;
+	if (t.tv_nsec >= 1000000000L) {
+		t.tv_sec++;
+		t.tv_nsec -= 1000000000L;
+	}
+	return t;
+}
+
+/* Wait for PAUSE_MS, or until somebody waits for us, or the end. Lock held. */
 static void pause_for(struct ov_notify *n)
 {
-	struct timespec until;
+	struct timespec until = in_ms(PAUSE_MS);
 
-	(void)clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_nsec += PAUSE_MS * 1000000L;
-	if (until.tv_nsec >= 1000000000L) {
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000L;
-	}
-	while (!n->stopped && pthread_cond_timedwait(&n->more, &n->lock, &until) != ETIMEDOUT)
+	while (!n->stopped && !n->urgent && pthread_cond_timedwait(&n->more, &n->lock, &until) != ETIMEDOUT)
 		;
 }
 
@@ -98,12 +108,15 @@ static void drop_listings(struct ov_notify *n)
 
 	memcpy(dirs, n->dirs, count * sizeof(*dirs));
 	n->n = 0;
+	n->urgent = false;
 	pthread_mutex_unlock(&n->lock);
 	begin_wait(n);
 	for (unsigned k = 0; k < count; k++)
 		invalidate(n, dirs[k], 0);
 	end_wait(n);
 	pthread_mutex_lock(&n->lock);
+	n->ndone += count;
+	pthread_cond_broadcast(&n->done);
 }
 
 static void *do_later(void *arg)
@@ -131,20 +144,50 @@ static void *do_later(void *arg)
 	return NULL;
 }
 
-void ov_notify_listing_later(struct ov_notify *n, uint64_t nodeid)
+/* Leave NODEID to the thread: false if that cannot be. Lock held. */
+static bool leave(struct ov_notify *n, uint64_t nodeid)
 {
-	bool wake = false;
-
-	pthread_mutex_lock(&n->lock);
 	if (!n->started && !n->stopped)
 		n->started = pthread_create(&n->thread, NULL, do_later, n) == 0;
-	if (n->started && !n->stopped && n->n < OV_NOTIFY_LATER) {
-		n->dirs[n->n++] = nodeid;
-		wake = n->asleep;
-	}
+	if (!n->started || n->stopped || n->n == OV_NOTIFY_LATER)
+		return false;
+	n->dirs[n->n++] = nodeid;
+	n->nleft++;
+	return true;
+}
+
+void ov_notify_listing_later(struct ov_notify *n, uint64_t nodeid)
+{
+	bool wake;
+
+	pthread_mutex_lock(&n->lock);
+	wake = leave(n, nodeid) && n->asleep;
 	pthread_mutex_unlock(&n->lock);
 	if (wake)
 		pthread_cond_signal(&n->more);
+}
+
+/* Have the thread begin at once, and wait until it has been through something: 0 or ETIMEDOUT. Lock held. */
+static int hurry(struct ov_notify *n, const struct timespec *until)
+{
+	n->urgent = true;
+	pthread_cond_signal(&n->more);
+	return pthread_cond_timedwait(&n->done, &n->lock, until);
+}
+
+void ov_notify_listing(struct ov_notify *n, uint64_t nodeid)
+{
+	struct timespec until = in_ms(SOON_MS);
+	uint64_t ticket;
+	int r = 0;
+
+	pthread_mutex_lock(&n->lock);
+	while (r == 0 && !leave(n, nodeid) && n->started) /* there is no room */
+		r = hurry(n, &until);
+	ticket = n->nleft;
+	while (r == 0 && n->ndone < ticket && n->started)
+		r = hurry(n, &until);
+	pthread_mutex_unlock(&n->lock);
 }
 
 void ov_notify_stop(struct ov_notify *n)
@@ -158,6 +201,7 @@ void ov_notify_stop(struct ov_notify *n)
 	n->started = false;
 	pthread_mutex_unlock(&n->lock);
 	pthread_cond_signal(&n->more);
+	pthread_cond_broadcast(&n->done);
 	if (!started)
 		return;
 	(void)clock_gettime(CLOCK_REALTIME, &until);
@@ -172,6 +216,7 @@ bool ov_notify_destroy(struct ov_notify *n)
 {
 	if (n->stuck)
 		return false;
+	pthread_cond_destroy(&n->done);
 	pthread_cond_destroy(&n->more);
 	pthread_mutex_destroy(&n->lock);
 	return true;

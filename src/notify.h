@@ -26,11 +26,13 @@ struct ov_notify {
 	pid_t supervisor; /* or 0 */
 	/* the thread of ov_notify_listing_later() */
 	pthread_mutex_t lock; /* innermost; of all that follows */
-	pthread_cond_t more;
+	pthread_cond_t more, done;
 	pthread_t thread;
 	uint64_t dirs[OV_NOTIFY_LATER];
 	unsigned n;
+	uint64_t nleft, ndone; /* directories that were left to it, and that it has been through */
 	bool started, asleep, stopped, stuck;
+	bool urgent; /* somebody waits for it */
 };
 
 /* 0 or -errno. */
@@ -61,9 +63,15 @@ void ov_notify_attributes(struct ov_notify *n, uint64_t nodeid);
 void ov_notify_pages(struct ov_notify *n, uint64_t nodeid);
 
 /*
- * The listing of directory NODEID shall go, within some 10 ms, by a thread of its own, which is woken at most every 10 ms. If there
+ * The listing of directory NODEID shall go, within some 2 ms, by a thread of its own, which is woken at most every 2 ms. If there
  * are too many, it stays. Any thread; locks may be held.
  */
 void ov_notify_listing_later(struct ov_notify *n, uint64_t nodeid);
+
+/*
+ * The same at once, and it is waited for: but no longer than some 100 ms, in case who holds the listing's page waits for what the
+ * caller is about to answer. Another thread should serve meanwhile; no lock may be held that a READ takes.
+ */
+void ov_notify_listing(struct ov_notify *n, uint64_t nodeid);
 
 #endif

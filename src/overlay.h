@@ -71,7 +71,7 @@ struct ov_hooks {
 	 * it. Locks are held.
 	 */
 	void (*loses_name)(void *arg, uint64_t nodeid);
-	/* The listing of directory NODEID that the kernel keeps is out of date: have it dropped in a moment, by another thread. */
+	/* The listing of directory NODEID that the kernel keeps is out of date. No lock may be held that reading takes: this may wait. */
 	void (*inval_dir)(void *arg, uint64_t nodeid);
 	/*
 	 * That listing is good, but READDIRPLUS would spare questions: have it dropped in a moment, by another thread. NULL: it would

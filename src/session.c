@@ -153,7 +153,15 @@ static void loses_name(void *arg, uint64_t nodeid)
 	ov_ops_loses_name(&s->front, nodeid);
 }
 
-static void drop_listing(void *arg, uint64_t nodeid)
+static void inval_dir(void *arg, uint64_t nodeid)
+{
+	struct ov_session *s = arg;
+
+	hand_on(s);
+	ov_notify_listing(&s->notify, nodeid);
+}
+
+static void unlist(void *arg, uint64_t nodeid)
 {
 	struct ov_session *s = arg;
 
@@ -750,8 +758,8 @@ static void set_hooks(struct ov_session *s)
 		.flush_data = flush_data,
 		.inval_attr = inval_attr,
 		.loses_name = loses_name,
-		.inval_dir = drop_listing,
-		.unlist = s->front.writeback ? drop_listing : NULL,
+		.inval_dir = inval_dir,
+		.unlist = s->front.writeback ? unlist : NULL,
 		.request = ov_inflight_request,
 		.is_repeat = ov_inflight_is_repeat,
 		.done = ov_inflight_done,

@@ -771,6 +771,39 @@ START_TEST(test_listings_go_a_moment_later)
 }
 END_TEST
 
+START_TEST(test_listings_that_are_waited_for)
+{
+	static struct ov_ledger ledger;
+	static char much[65536];
+	struct ov_notify no;
+	int fds[2];
+	ssize_t full = 0, n;
+
+	ck_assert_int_eq(pipe(fds), 0);
+	ck_assert_int_eq(ov_notify_init(&no, &ledger), 0);
+	ov_notify_begin(&no, fds[1], 0);
+	for (uint64_t k = 1; k <= 3; k++) {
+		ov_notify_listing(&no, k);
+		ck_assert_uint_eq(no.ndone, k); /* it is there already */
+		ck_assert_uint_eq(next_notification(fds[0]).what.ino, k);
+	}
+	/* one that cannot be dropped yet, as the pipe is full: it is not waited for without end */
+	ck_assert_int_eq(fcntl(fds[1], F_SETFL, O_NONBLOCK), 0);
+	while ((n = write(fds[1], much, sizeof(much))) > 0)
+		full += n;
+	ck_assert_int_eq(fcntl(fds[1], F_SETFL, 0), 0);
+	ov_notify_listing(&no, 9);
+	ck_assert_uint_eq(no.ndone, 3);
+	for (; full > 0; full -= n)
+		ck_assert_int_gt(n = read(fds[0], much, full < (ssize_t)sizeof(much) ? (size_t)full : sizeof(much)), 0);
+	ck_assert_uint_eq(next_notification(fds[0]).what.ino, 9);
+	ov_notify_stop(&no);
+	ck_assert(ov_notify_destroy(&no));
+	close(fds[0]);
+	close(fds[1]);
+}
+END_TEST
+
 START_TEST(test_more_listings_than_there_is_room_for)
 {
 	static struct ov_ledger ledger;
@@ -783,6 +816,8 @@ START_TEST(test_more_listings_than_there_is_room_for)
 	no.started = true; /* and does not get to run */
 	for (uint64_t k = 0; k < 3 * OV_NOTIFY_LATER; k++)
 		ov_notify_listing_later(&no, k);
+	ck_assert_uint_eq(no.n, OV_NOTIFY_LATER);
+	ov_notify_listing(&no, 7); /* waits for room, but not without end */
 	ck_assert_uint_eq(no.n, OV_NOTIFY_LATER);
 	no.started = false;
 	ov_notify_stop(&no);
@@ -891,6 +926,7 @@ Suite *waiting_suite(void)
 	tcase_add_test(tc, test_cpu_of_a_thread);
 	tcase_add_test(tc, test_notifications_say_what_goes);
 	tcase_add_test(tc, test_listings_go_a_moment_later);
+	tcase_add_test(tc, test_listings_that_are_waited_for);
 	tcase_add_test(tc, test_more_listings_than_there_is_room_for);
 	tcase_add_test(tc, test_lost_names_concern_others_for_a_while);
 	tcase_add_test(tc, test_the_oldest_lost_name_makes_room);
