@@ -23,22 +23,6 @@ void ov_inflight_attach(struct ov_ledger *l, struct ov_inflight *at)
 	ov_inode_notes_raised_in(&at->nraised, l->raised[at - l->inflight]);
 }
 
-void *ov_inflight_buffer(struct ov_ledger *l, unsigned n)
-{
-	if (n >= OV_LEDGER_BUFFERS)
-		return NULL;
-	if (n >= l->nbuffers)
-		l->nbuffers = n + 1;
-	return l->buffers[n];
-}
-
-bool ov_inflight_is_buffer(const struct ov_ledger *l, const void *mem)
-{
-	uintptr_t at = (uintptr_t)mem - (uintptr_t)l->buffers;
-
-	return at < sizeof(l->buffers);
-}
-
 static struct ov_strike *find_strike(struct ov_ledger *l, uint64_t unique)
 {
 	for (unsigned n = 0; n < OV_LEDGER_STRIKES; n++)

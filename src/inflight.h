@@ -17,13 +17,6 @@
  */
 void ov_inflight_attach(struct ov_ledger *l, struct ov_inflight *at);
 
-/*
- * The N-th buffer to read requests into that is in ledger L, of OV_LEDGER_REQUEST bytes: whoever goes on after this process
- * finds there what it was told to forget. NULL: there are not so many. And is MEM one?
- */
-void *ov_inflight_buffer(struct ov_ledger *l, unsigned n);
-bool ov_inflight_is_buffer(const struct ov_ledger *l, const void *mem);
-
 /* Around each request that the thread serves. */
 void ov_inflight_begin(const struct ov_request *rq);
 void ov_inflight_end(const struct ov_request *rq);

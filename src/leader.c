@@ -88,10 +88,11 @@ static struct ov_seat *pick(struct ov_leader *l, int cpu)
 	return seat;
 }
 
-void ov_leader_take(struct ov_leader *l, struct ov_seat *seat)
+bool ov_leader_take(struct ov_leader *l, struct ov_seat *seat)
 {
 	bool vacant;
 
+	seat->beside = false;
 	pthread_mutex_lock(&l->lock);
 	vacant = !l->led;
 	if (vacant) {
@@ -102,9 +103,10 @@ void ov_leader_take(struct ov_leader *l, struct ov_seat *seat)
 	}
 	pthread_mutex_unlock(&l->lock);
 	if (vacant)
-		return;
+		return true;
 	while (sem_wait(&seat->called) < 0)
 		; /* EINTR */
+	return !seat->beside;
 }
 
 void ov_leader_hand_on(struct ov_leader *l, struct ov_seat *seat)
@@ -141,6 +143,22 @@ struct ov_seat *ov_leader_choose(struct ov_leader *l, int cpu)
 void ov_leader_call(struct ov_seat *next)
 {
 	sem_post(&next->called);
+}
+
+bool ov_leader_call_beside(struct ov_leader *l)
+{
+	struct ov_seat *next;
+
+	pthread_mutex_lock(&l->lock);
+	next = pick(l, -1);
+	if (next) {
+		ov_seat_leave_cpu(next);
+		next->beside = true;
+	}
+	pthread_mutex_unlock(&l->lock);
+	if (next)
+		sem_post(&next->called);
+	return next;
 }
 
 bool ov_proc_is_ours(void)

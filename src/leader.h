@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -28,6 +29,7 @@ struct ov_seat {
 	int cpu;               /* where it stays, or -1: where the scheduler puts it */
 	cpu_set_t allowed;     /* where it may be; what was so before it had to stay */
 	struct ov_seat *below; /* in the stack of those that wait */
+	bool beside;           /* it has been called to read beside the leader */
 };
 
 struct ov_leader {
@@ -46,8 +48,8 @@ void ov_leader_destroy(struct ov_leader *l);
 void ov_seat_init(struct ov_seat *seat);
 void ov_seat_destroy(struct ov_seat *seat);
 
-/* Wait until the thread leads. */
-void ov_leader_take(struct ov_leader *l, struct ov_seat *seat);
+/* Wait until the thread leads: true; or is to read beside the leader: false. */
+bool ov_leader_take(struct ov_leader *l, struct ov_seat *seat);
 
 /*
  * The leader leads no more: one of those that wait does, on the CPU that SEAT was to stay on, or, if nobody waits, the next
@@ -60,6 +62,9 @@ struct ov_seat *ov_leader_choose(struct ov_leader *l, int cpu);
 
 /* The leader leads no more, but NEXT, which it has chosen, and which need not wait longer. */
 void ov_leader_call(struct ov_seat *next);
+
+/* The leader calls one of those that wait to read beside it, where the scheduler puts it. False: nobody waits. */
+bool ov_leader_call_beside(struct ov_leader *l);
 
 /* From now on thread TID of this process stays on CPU, 0 and more. False: it cannot, and stays where it was. */
 bool ov_thread_pin(pid_t tid, int cpu);

@@ -40,9 +40,6 @@
 #define JUDGE 128
 #define STAYED 4000u            /* requests after which those before do not matter any more */
 #define COMPANY 64              /* requests */
-#define SHARING_ROUNDS 4        /* side by side, by one thread, and both again */
-#define SHARING_LENGTH 64       /* requests a round */
-#define SHARING_SLOW (20000 * US)
 
 static const char *const names[OV_WAIT_WAYS] = {"on the client's CPU", "asleep", "awake"};
 
@@ -95,8 +92,7 @@ void ov_poller_init(struct ov_poller *p, int fd, unsigned microseconds, bool fol
 	cpu_set_t set;
 
 	*p = (struct ov_poller){.fd = fd, .load_fd = -1, .cpus = 1, .ways = 1u << OV_WAIT_ASLEEP, .way = OV_WAIT_ASLEEP,
-				.chosen = OV_WAIT_WAYS, .patience = PATIENCE, .check = CHECK, .away_next = KEEP, .shares = true,
-				.sharing_left = SHARING_LENGTH, .sharing_keep = KEEP, .stayed = STAYED, .bear = LEAVING};
+				.chosen = OV_WAIT_WAYS, .patience = PATIENCE, .check = CHECK, .away_next = KEEP, .stayed = STAYED, .bear = LEAVING};
 	if (sched_getaffinity(0, sizeof(set), &set) == 0)
 		p->cpus = (unsigned)CPU_COUNT(&set);
 	if (p->cpus < 2)
@@ -144,7 +140,7 @@ void ov_poller_wait(struct ov_poller *p)
 	struct pollfd pfd = {.fd = p->fd, .events = POLLIN};
 	uint64_t start, last, t;
 
-	if (p->way != OV_WAIT_AWAKE || p->quick < QUICK_ENOUGH)
+	if (p->way != OV_WAIT_AWAKE || p->quick < QUICK_ENOUGH || ov_poller_has_company(p))
 		return;
 	start = last = ov_poller_now();
 	if (start < p->pause)
@@ -333,54 +329,17 @@ static void count_away(struct ov_poller *p)
 	begin_trial(p);
 }
 
-static void next_sharing_round(struct ov_poller *p)
-{
-	uint64_t *time = p->sharing_time;
-	unsigned *n = p->sharing_n;
-	bool shares;
-
-	p->sharing_left = SHARING_LENGTH;
-	if (p->sharing_round++ >= SHARING_ROUNDS) {
-		p->sharing_round = 0;
-		time[0] = time[1] = n[0] = n[1] = 0;
-	}
-	shares = p->sharing_round % 2 == 0;
-	if (p->sharing_round == SHARING_ROUNDS) {
-		shares = !n[0] || !n[1] || time[1] / n[1] * 100 < time[0] / n[0] * 95;
-		ov_debug("clients side by side: by several threads %u ns, by one %u ns each", mean(time[1], n[1]), mean(time[0], n[0]));
-		p->sharing_left = p->sharing_keep;
-		if (p->sharing_keep < KEEP_MAX)
-			p->sharing_keep *= 2;
-	}
-	p->shares = shares;
-}
-
-/* Of those alone that waited already when the one before them was read: no pause of the clients is in their time. */
-static void count_shared(struct ov_poller *p, uint64_t t)
-{
-	uint64_t period = t - p->last;
-
-	p->last = t;
-	if (!p->waits)
-		return;
-	p->waits = false;
-	p->sharing_time[p->shares] += period < SHARING_SLOW ? period : SHARING_SLOW;
-	p->sharing_n[p->shares]++;
-	if (--p->sharing_left == 0)
-		next_sharing_round(p);
-}
-
 void ov_poller_read(struct ov_poller *p, uint64_t t, bool kernel)
 {
 	uint64_t gap = t > p->done ? t - p->done : 0;
 
-	if (p->ways == 1u << OV_WAIT_ASLEEP)
-		return;
 	if (p->company) {
 		p->company--;
-		count_shared(p, t);
+		p->last = t;
 		return;
 	}
+	if (p->ways == 1u << OV_WAIT_ASLEEP)
+		return;
 	count(p, t);
 	count_away(p);
 	if (gap > LONG_GAP)
@@ -411,11 +370,9 @@ void ov_poller_sent(struct ov_poller *p, uint64_t t)
 		p->done = t;
 }
 
-bool ov_poller_has_company(struct ov_poller *p)
+void ov_poller_note_company(struct ov_poller *p)
 {
 	p->company = COMPANY;
-	p->waits = true;
-	return p->shares;
 }
 
 bool ov_poller_is_far(const struct ov_poller *p)

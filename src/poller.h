@@ -27,14 +27,7 @@ struct ov_poller {
 	uint64_t look_again; /* when to ask again how busy the machine is */
 	uint64_t pause;      /* until then others need the cores */
 	unsigned quick;      /* how much the recent requests followed each other quickly */
-	/* several clients */
 	unsigned company;    /* so many more requests are expected of clients that work at the same time */
-	bool waits;          /* the next of them is there already */
-	bool shares;         /* threads serve those side by side */
-	unsigned sharing_round, sharing_left; /* as in the trial below */
-	unsigned sharing_keep;
-	uint64_t sharing_time[2];
-	unsigned sharing_n[2];
 	/* the trial */
 	unsigned round;      /* of those of the trial; after them: decided */
 	unsigned left;       /* requests until the round ends */
@@ -84,16 +77,18 @@ void ov_poller_read(struct ov_poller *p, uint64_t now, bool kernel);
 void ov_poller_done(struct ov_poller *p, uint64_t now);
 void ov_poller_sent(struct ov_poller *p, uint64_t when);
 
-/*
- * Another request waits already: clients work at the same time, and nobody's CPU is the right one for a while. Should another
- * thread serve it side by side? That depends on whether there are cores for both, and is tried in the same manner.
- */
-bool ov_poller_has_company(struct ov_poller *p);
+/* Clients work at the same time: for a while nobody's CPU is the right one, and nobody waits awake. */
+void ov_poller_note_company(struct ov_poller *p);
+
+static inline bool ov_poller_has_company(const struct ov_poller *p)
+{
+	return p->company > 0;
+}
 
 /* Should the daemon be on the client's CPU at present? */
 static inline bool ov_poller_is_near(const struct ov_poller *p)
 {
-	return p->way == OV_WAIT_NEAR && !(p->company && p->shares);
+	return p->way == OV_WAIT_NEAR && !ov_poller_has_company(p);
 }
 
 /* And replies be sent by another thread, so that the client stays there? Only if that can be done. */

@@ -17,6 +17,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "buffers.h"
+#include "company.h"
 #include "inflight.h"
 #include "keepfds.h"
 #include "leader.h"
@@ -33,7 +35,7 @@
 
 #define TIMEOUT_UNLIMITED 1e9 /* seconds; the kernel adds it to jiffies, so not more */
 #define THREADS_DEFAULT 8
-#define THREADS_MAX 64
+#define THREADS_MAX OV_BUFFERS_MAX
 #define START_TIMEOUT_MS 20000
 #define READ_AHEAD_KB "1020" /* 1 MiB with the header of the answer, which then fits into a pipe of that size */
 #define STOP_TRIES 500
@@ -71,25 +73,18 @@ struct ov_session {
 	uint64_t served;          /* requests, at the last death of a worker */
 	struct ov_fdlist fds;     /* those that a worker starts with: all others are left by the one before it */
 	struct ov_leader leader;
-	pthread_mutex_t buffers_lock;
-	void *buffers[THREADS_MAX]; /* to read requests into, that nobody is using: as many as were ever served at a time */
-	unsigned nbuffers;
-	unsigned nledger;         /* buffers of the ledger that have been used */
-	struct ov_poller poller;  /* the leader's, as are the next two */
+	struct ov_buffers buffers;
+	struct ov_poller poller;  /* the leader's, as is the next one */
 	struct ov_poster *poster; /* or NULL */
-	uint32_t last_pid;        /* of the requests */
-	unsigned mixed;           /* so many more requests are expected to have company */
+	struct ov_company company;
 	struct ov_uring *uring;   /* or NULL */
 	bool uring_on;            /* it serves most requests */
 	struct ov_notify notify;
 	unsigned flushing;        /* atomic: threads that wait in flush_data() */
 };
 
-static __thread bool is_leader;
+static __thread enum { FOLLOWS, LEADS, BESIDE } role; /* the last two read */
 static __thread struct ov_thread *self; /* NULL in those that do not read */
-
-/* Requests for which two clients that take turns count as working side by side. */
-#define SIDE_BY_SIDE 64
 
 static unsigned thread_total(const struct ov_session *s)
 {
@@ -100,10 +95,13 @@ static void hand_on(void *arg)
 {
 	struct ov_session *s = arg;
 
-	if (is_leader && thread_total(s) > 1) {
-		is_leader = false;
+	if (role == BESIDE)
+		ov_company_leaves(&s->company);
+	else if (role == LEADS && thread_total(s) > 1)
 		ov_leader_hand_on(&s->leader, &self->seat);
-	}
+	else
+		return;
+	role = FOLLOWS;
 }
 
 /* This thread will wait for others to serve: is there one that does not wait so already? */
@@ -202,30 +200,22 @@ static int ask_upgrade(void *arg)
 	return kill(s->supervisor, SIGUSR2) < 0 ? -errno : 0;
 }
 
-/*
- * Does another request wait already? Only asked while several clients are at work: one alone waits for its reply. Another
- * thread then reads that, at the price of waking it, and the cores that there are share the work.
- */
-static void share_work(struct ov_session *s, const struct fuse_buf *buf)
+/* The leader has read a request: do several clients work at the same time? Then others read beside it. */
+static void share_work(struct ov_session *s, uint32_t pid)
 {
-	uint32_t pid = ((const struct fuse_in_header *)buf->mem)->pid;
 	struct pollfd pfd = {.fd = s->fd, .events = POLLIN};
+	bool waits;
 
-	if (s->poller.cpus < 2)
+	if (s->poller.cpus < 2 || thread_total(s) < 2 || !ov_company_is_mixed(&s->company, pid))
 		return;
-	if (pid && pid != s->last_pid) { /* 0: the kernel's own writing back */
-		s->mixed = SIDE_BY_SIDE;
-		s->last_pid = pid;
-	}
-	if (s->mixed == 0)
+	waits = poll(&pfd, 1, 0) > 0 && pfd.revents & POLLIN;
+	if (!waits && !ov_company_is_beside(&s->company, pid))
 		return;
-	s->mixed--;
-	if (poll(&pfd, 1, 0) <= 0 || !(pfd.revents & POLLIN))
-		return;
-	if (!ov_poller_has_company(&s->poller))
-		return;
+	ov_poller_note_company(&s->poller);
+	ov_company_set_open(&s->company, true);
 	ov_seat_leave_cpu(&self->seat);
-	hand_on(s);
+	if (ov_company_is_short(&s->company, waits, s->poller.cpus - 1) && ov_leader_call_beside(&s->leader))
+		ov_company_joins(&s->company);
 }
 
 /* ---- serving ---- */
@@ -236,8 +226,6 @@ static void dispatch(struct ov_session *s, struct fuse_buf *buf, struct ov_reply
 
 	ov_transport_prepare(&s->front.transport, buf, reply);
 	ov_inflight_begin(rq);
-	if (!ov_uring_is_here())
-		share_work(s, buf);
 	if (!((rq->unique & OV_UNIQUE_RESEND) && ov_inflight_settled(s->ov, s->fd, rq)) && !ov_ops_raw(&s->front, buf))
 		fuse_session_process_buf(s->se, buf);
 	if (!reply || !reply->later || !reply->done)
@@ -270,33 +258,25 @@ static void dispatch_posting(struct ov_session *s, struct fuse_buf *buf)
 		ov_post_release(post);
 		return;
 	}
-	other = ov_poster_post(s->poster, post, ov_transport_current()->unique, reply.error, reply.size, self->inflight, is_leader);
+	other = ov_poster_post(s->poster, post, ov_transport_current()->unique, reply.error, reply.size, self->inflight, role == LEADS);
 	__atomic_store_n(&self->inflight, other, __ATOMIC_RELEASE);
 	ov_inflight_attach(s->ov->ledger, other);
 }
 
-/* A buffer of those that are there, else a new one of the ledger if that outlives us, or none: libfuse then makes one. */
 static void take_buffer(struct ov_session *s, struct fuse_buf *buf)
 {
+	bool used;
+
 	if (buf->mem)
 		return;
-	pthread_mutex_lock(&s->buffers_lock);
-	if (s->nbuffers) {
-		buf->mem = s->buffers[--s->nbuffers];
+	buf->mem = ov_buffers_take(&s->buffers, &used);
+	if (used)
 		ov_transport_use_buffer(buf->mem);
-	} else if (s->ov->arena.fd >= 0) {
-		buf->mem = ov_inflight_buffer(s->ov->ledger, s->nledger++);
-	}
-	pthread_mutex_unlock(&s->buffers_lock);
 }
 
 static void give_buffer(struct ov_session *s, struct fuse_buf *buf)
 {
-	if (!buf->mem)
-		return;
-	pthread_mutex_lock(&s->buffers_lock);
-	s->buffers[s->nbuffers++] = buf->mem;
-	pthread_mutex_unlock(&s->buffers_lock);
+	ov_buffers_give(&s->buffers, buf->mem);
 	buf->mem = NULL;
 }
 
@@ -410,9 +390,8 @@ static void let_gather(struct ov_session *s)
 
 static void lead(struct ov_session *s)
 {
-	ov_leader_take(&s->leader, &self->seat);
-	is_leader = true;
-	if (!ov_poller_is_near(&s->poller))
+	role = ov_leader_take(&s->leader, &self->seat) ? LEADS : BESIDE;
+	if (role == LEADS && !ov_poller_is_near(&s->poller))
 		ov_seat_leave_cpu(&self->seat);
 }
 
@@ -448,7 +427,7 @@ static void follow_client(struct ov_session *s, int cpu)
 	if (!next)
 		return;
 	ov_poster_aim(s->poster, cpu);
-	is_leader = false;
+	role = FOLLOWS;
 	ov_leader_call(next);
 }
 
@@ -462,6 +441,34 @@ static void look_around(struct ov_session *s, int cpu)
 		follow_client(s, cpu);
 }
 
+/* The leader has read a request. */
+static void serve_leading(struct ov_session *s, struct fuse_buf *buf)
+{
+	uint32_t pid = ((const struct fuse_in_header *)buf->mem)->pid;
+	int cpu;
+
+	ov_poller_sent(&s->poller, ov_poster_last_sent(s->poster));
+	ov_poller_read(&s->poller, ov_poller_now(), pid == 0);
+	ov_company_set_open(&s->company, ov_poller_has_company(&s->poller));
+	share_work(s, pid);
+	cpu = find_client(s, buf);
+	reserve_post(s, buf);
+	serve_one(s, buf);
+	if (role == LEADS)
+		look_around(s, cpu);
+}
+
+/* A thread beside it has. */
+static void serve_beside(struct ov_session *s, struct fuse_buf *buf)
+{
+	ov_company_begin(&s->company, ((const struct fuse_in_header *)buf->mem)->pid);
+	serve_one(s, buf);
+	__atomic_add_fetch(&s->front.transport.stats.beside, 1, __ATOMIC_RELAXED);
+	ov_company_end(&s->company);
+	if (!ov_company_is_open(&s->company))
+		hand_on(s);
+}
+
 static void *worker(void *arg)
 {
 	struct ov_thread *t = arg;
@@ -473,11 +480,12 @@ static void *worker(void *arg)
 	self = t;
 	lead(s);
 	while (!fuse_session_exited(s->se)) {
-		int n, cpu;
+		int n;
 
 		if (s->uring_on)
 			let_gather(s);
-		ov_poller_wait(&s->poller);
+		if (role == LEADS)
+			ov_poller_wait(&s->poller);
 		take_buffer(s, &buf);
 		n = fuse_session_receive_buf(s->se, &buf);
 		if (n == -EINTR || n == -EAGAIN)
@@ -491,21 +499,19 @@ static void *worker(void *arg)
 			__atomic_store_n(&s->unmounted, true, __ATOMIC_RELEASE);
 		if (n <= 0)
 			break;
-		ov_poller_sent(&s->poller, ov_poster_last_sent(s->poster));
-		ov_poller_read(&s->poller, ov_poller_now(), ((const struct fuse_in_header *)buf.mem)->pid == 0);
-		cpu = find_client(s, &buf);
-		reserve_post(s, &buf);
-		serve_one(s, &buf);
-		if (is_leader)
-			look_around(s, cpu);
-		if (!is_leader) {
+		if (role == LEADS)
+			serve_leading(s, &buf);
+		else
+			serve_beside(s, &buf);
+		if (role == FOLLOWS) {
 			give_buffer(s, &buf);
 			lead(s);
 		}
 	}
-	is_leader = false;
 	fuse_session_exit(s->se);
-	ov_leader_hand_on(&s->leader, &t->seat); /* so that the others find that out, too */
+	if (role == LEADS)
+		ov_leader_hand_on(&s->leader, &t->seat); /* so that the others find that out, too */
+	role = FOLLOWS;
 	give_buffer(s, &buf);
 	ov_ops_thread_end();
 	__atomic_add_fetch(&s->ended, 1, __ATOMIC_RELEASE);
@@ -785,7 +791,7 @@ static struct ov_session *new_session(struct overlay *ov, const struct ov_params
 	ov_leader_init(&s->leader);
 	ov_crossing_init(&s->front.crossing);
 	(void)ov_notify_init(&s->notify, ov->ledger); /* a condition that needs no memory */
-	pthread_mutex_init(&s->buffers_lock, NULL);
+	ov_buffers_init(&s->buffers, ov);
 	s->event = eventfd(0, EFD_CLOEXEC);
 	set_hooks(s);
 	fuse_set_log_func(keep_complaint);
@@ -1181,10 +1187,7 @@ void ov_session_free(struct ov_session *s)
 	ov_fds_free(&s->fds);
 	if (s->event >= 0)
 		close(s->event);
-	while (s->nbuffers--)
-		if (!ov_inflight_is_buffer(s->ov->ledger, s->buffers[s->nbuffers]))
-			free(s->buffers[s->nbuffers]);
-	pthread_mutex_destroy(&s->buffers_lock);
+	ov_buffers_destroy(&s->buffers);
 	ov_leader_destroy(&s->leader);
 	ov_crossing_destroy(&s->front.crossing);
 	free(s->mountpoint);

@@ -34,6 +34,10 @@ static size_t print_line(char *buf, size_t size, size_t used, const char *name, 
 
 size_t ov_stats_print(const struct ov_stats *s, char *buf, size_t size)
 {
+	const struct {
+		const char *name;
+		const uint64_t *count;
+	} sums[] = {{"OTHER", &s->other}, {"uring-requests", &s->uring}, {"posted-replies", &s->posted}, {"side-by-side", &s->beside}};
 	size_t used = 0;
 
 	for (unsigned op = 0; op < OV_STATS_OPS; op++) {
@@ -42,11 +46,11 @@ size_t ov_stats_print(const struct ov_stats *s, char *buf, size_t size)
 		if (count)
 			used = print_line(buf, size, used, names[op], op, count);
 	}
-	if (s->other)
-		used = print_line(buf, size, used, "OTHER", 0, s->other);
-	if (s->uring)
-		used = print_line(buf, size, used, "uring-requests", 0, s->uring);
-	if (s->posted)
-		used = print_line(buf, size, used, "posted-replies", 0, s->posted);
+	for (unsigned n = 0; n < sizeof(sums) / sizeof(sums[0]); n++) {
+		uint64_t count = __atomic_load_n(sums[n].count, __ATOMIC_RELAXED);
+
+		if (count)
+			used = print_line(buf, size, used, sums[n].name, 0, count);
+	}
 	return used;
 }

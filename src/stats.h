@@ -20,6 +20,7 @@ struct ov_stats {
 	uint64_t other;
 	uint64_t uring;  /* those of them that came through io_uring */
 	uint64_t posted; /* those whose reply was left to another thread (poster.h) */
+	uint64_t beside; /* those that were read beside the leader (company.h) */
 };
 
 static inline void ov_stats_count(struct ov_stats *s, unsigned opcode)

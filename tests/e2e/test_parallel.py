@@ -745,6 +745,34 @@ def test_clients_that_change_their_cpu():
             same_ever_after(ov)
 
 
+@test(only_ours="it has no daemon", tries=3)
+def test_clients_side_by_side():
+    """While several clients ask, threads read their requests beside each other; for one client one thread does."""
+    def ask(w, first, many):
+        for n in range(first, first + many):
+            fails(errno.ENOENT, os.lstat, ov.m("d%d" % w, "none%d" % n))
+
+    def beside():
+        return state(ov.mnt).get("side-by-side", 0)
+    if len(os.sched_getaffinity(0)) < 2:
+        skip("there is one CPU")
+    for opts in ("", "client_cpu=0", "client_cpu=0,poll=0"):
+        with Overlay({"d%d/f" % w: "f" for w in range(3)}, opts=opts) as ov:
+            ask(0, 0, 1000)
+            eq(beside(), 0)
+            crowd(3, lambda w: ask(w, 1000, 2000))
+            together = beside()
+            ok(together > 600, (opts, together))
+            ask(0, 3000, 500)
+            alone = beside()
+            ok(alone - together < 200, (opts, together, alone))
+            ask(0, 3500, 1000)
+            eq(beside(), alone)
+    with Overlay({"d%d/f" % w: "f" for w in range(3)}, opts="max_threads=1") as ov:
+        crowd(3, lambda w: ask(w, 0, 500))
+        eq(beside(), 0)
+
+
 @test(only_ours="it has no daemon")
 def test_clients_that_leave_their_cpu():
     """Replies of every kind and size come from another thread, and are what they are without."""

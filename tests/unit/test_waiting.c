@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../../src/company.h"
 #include "../../src/crossing.h"
 #include "../../src/leader.h"
 #include "../../src/ledger.h"
@@ -183,7 +184,7 @@ START_TEST(test_posts_replies_where_clients_leave)
 	requests(&m, 1000);
 	ck_assert(ov_poller_posts(&m.p));
 	ck_assert(m.here);
-	ov_poller_has_company(&m.p);
+	ov_poller_note_company(&m.p);
 	ck_assert(!ov_poller_posts(&m.p));
 	ck_assert_uint_gt(posted_of(&m, 1000000), 990000); /* it is seldom looked whether they still leave */
 	ov_poller_destroy(&m.p);
@@ -296,7 +297,7 @@ START_TEST(test_is_nobodys_with_several_clients)
 		return;
 	requests(&m, 100);
 	ck_assert(ov_poller_is_near(&m.p));
-	ov_poller_has_company(&m.p);
+	ov_poller_note_company(&m.p);
 	ck_assert(!ov_poller_is_near(&m.p));
 	m.here = false;
 	m.asked = 0;
@@ -306,41 +307,6 @@ START_TEST(test_is_nobodys_with_several_clients)
 	requests(&m, 100);
 	ck_assert(ov_poller_is_near(&m.p));
 	ck_assert(m.here);
-	ov_poller_destroy(&m.p);
-}
-END_TEST
-
-/* Requests that wait already, and take so long each when threads serve them side by side, or one after the other. */
-static void crowd(struct machine *m, unsigned n, uint64_t shared, uint64_t alone)
-{
-	while (n--) {
-		bool shares = ov_poller_has_company(&m->p);
-
-		m->now += shares ? shared : alone;
-		ov_poller_read(&m->p, m->now, false);
-		ov_poller_done(&m->p, m->now);
-		if (n % 100 == 0) {
-			m->now += 1000000 * US; /* a pause, which is not counted */
-			ov_poller_read(&m->p, m->now, false);
-			ov_poller_done(&m->p, m->now);
-		}
-	}
-}
-
-START_TEST(test_shares_work_where_that_is_faster)
-{
-	struct machine m = {.near = 4 * US, .apart = 40 * US, .awake = 20 * US, .reachable = true};
-
-	begin(&m, 50, true);
-	if (!has_cores(&m))
-		return;
-	ck_assert(ov_poller_has_company(&m.p));
-	crowd(&m, 500, 20 * US, 10 * US);
-	ck_assert(!ov_poller_has_company(&m.p));
-	crowd(&m, 10000, 8 * US, 10 * US);
-	ck_assert(ov_poller_has_company(&m.p));
-	crowd(&m, 20000, 4000 * US, 7000 * US); /* they wait for a disk */
-	ck_assert(ov_poller_has_company(&m.p));
 	ov_poller_destroy(&m.p);
 }
 END_TEST
@@ -536,6 +502,8 @@ struct game {
 	bool broken, over;
 	int cpu;          /* where the next one is wanted, -1: anywhere */
 	unsigned wrong;   /* atomic: leaders that were elsewhere */
+	unsigned called;  /* the leader's: to be beside it */
+	unsigned came;    /* atomic */
 };
 
 struct player {
@@ -562,15 +530,28 @@ static void leave(struct game *g)
 	__atomic_sub_fetch(&g->leading, 1, __ATOMIC_ACQ_REL);
 }
 
-/* The leader goes on alone, hands on, or moves the lead to another CPU, by turns. */
+static void take(struct player *pl)
+{
+	struct game *g = pl->g;
+
+	while (!ov_leader_take(&g->leader, &pl->seat)) {
+		if (pl->seat.cpu != -1)
+			g->broken = true;
+		__atomic_add_fetch(&g->came, 1, __ATOMIC_RELAXED);
+	}
+	enter(g);
+	if (g->cpu >= 0 && pl->seat.cpu < 0)
+		g->cpu = -1; /* nobody waited when the lead was handed on */
+}
+
+/* The leader goes on alone, hands on, calls another one to be beside it, or moves the lead to another CPU, by turns. */
 static void *play(void *arg)
 {
 	struct player *pl = arg;
 	struct game *g = pl->g;
 
 	ov_seat_init(&pl->seat);
-	ov_leader_take(&g->leader, &pl->seat);
-	enter(g);
+	take(pl);
 	while (!g->over) {
 		struct ov_seat *next = NULL;
 		unsigned turn = g->turns++;
@@ -578,8 +559,10 @@ static void *play(void *arg)
 		if (g->cpu >= 0 && !is_pinned_to(g->cpu))
 			__atomic_add_fetch(&g->wrong, 1, __ATOMIC_RELAXED);
 		g->over = g->turns >= TURNS;
-		if (turn % 3 == 0)
+		if (turn % 3 == 0) {
+			g->called += ov_leader_call_beside(&g->leader);
 			continue;
+		}
 		if (turn % 3 == 1) {
 			if (turn % 2)
 				g->cpu = -1;
@@ -597,10 +580,7 @@ static void *play(void *arg)
 			leave(g);
 			ov_leader_call(next);
 		}
-		ov_leader_take(&g->leader, &pl->seat);
-		enter(g);
-		if (g->cpu >= 0 && pl->seat.cpu < 0)
-			g->cpu = -1; /* nobody waited when the lead was handed on */
+		take(pl);
 	}
 	leave(g);
 	ov_leader_hand_on(&g->leader, &pl->seat);
@@ -624,6 +604,8 @@ START_TEST(test_one_leads)
 	ck_assert(!g.broken);
 	ck_assert_uint_eq(g.wrong, 0);
 	ck_assert_uint_ge(g.turns, TURNS);
+	ck_assert_uint_gt(g.called, 0);
+	ck_assert_uint_eq(g.came, g.called);
 	ck_assert_ptr_null(g.leader.waiting);
 	ov_leader_destroy(&g.leader);
 }
@@ -827,6 +809,73 @@ START_TEST(test_more_listings_than_there_is_room_for)
 }
 END_TEST
 
+/* ---- company ---- */
+
+#define MOST 3
+
+START_TEST(test_clients_that_take_turns_are_mixed)
+{
+	struct ov_company c = {0};
+
+	ck_assert(ov_company_is_mixed(&c, 7)); /* somebody is new */
+	for (unsigned n = 0; n < 1000; n++)
+		(void)ov_company_is_mixed(&c, n % 2 ? 7 : 0); /* the kernel is no client */
+	ck_assert(!ov_company_is_mixed(&c, 7));
+	ck_assert(ov_company_is_mixed(&c, 8));
+	ck_assert(ov_company_is_mixed(&c, 8));
+}
+END_TEST
+
+START_TEST(test_another_client_is_served_beside)
+{
+	struct ov_company c = {0};
+
+	ck_assert(!ov_company_is_beside(&c, 7));
+	ov_company_joins(&c);
+	ov_company_begin(&c, 8);
+	ck_assert(ov_company_is_beside(&c, 7));
+	ck_assert(!ov_company_is_beside(&c, 8)); /* the same one, whom it has answered */
+	ck_assert(!ov_company_is_beside(&c, 0));
+	ov_company_end(&c);
+	ck_assert(!ov_company_is_beside(&c, 7));
+	ov_company_begin(&c, 8);
+	ov_company_leaves(&c);
+	ck_assert(!ov_company_is_beside(&c, 7));
+}
+END_TEST
+
+START_TEST(test_as_many_beside_as_clients)
+{
+	struct ov_company c = {0};
+
+	ov_company_set_open(&c, true);
+	ck_assert(ov_company_is_short(&c, true, MOST));
+	ov_company_joins(&c);
+	for (unsigned n = 0; n < 1000; n++)
+		ck_assert(!ov_company_is_short(&c, false, MOST));
+	for (unsigned n = 2; n <= MOST; n++) { /* requests wait although somebody is there: more come, one at a time */
+		unsigned k = 0;
+
+		while (!ov_company_is_short(&c, true, MOST))
+			ck_assert_uint_lt(k++, 100);
+		ck_assert_uint_gt(k, 1);
+		ov_company_joins(&c);
+	}
+	for (unsigned n = 0; n < 1000; n++)
+		ck_assert(!ov_company_is_short(&c, true, MOST));
+	ov_company_leaves(&c); /* to do something long */
+	ck_assert(ov_company_is_short(&c, false, MOST));
+	ov_company_set_open(&c, false);
+	ck_assert(!ov_company_is_open(&c));
+	ov_company_set_open(&c, true);
+	ck_assert(ov_company_is_open(&c));
+	ck_assert(!ov_company_is_short(&c, true, MOST)); /* those that have not noticed */
+	ov_company_leaves(&c);
+	ov_company_leaves(&c);
+	ck_assert(ov_company_is_short(&c, false, MOST));
+}
+END_TEST
+
 /* ---- what is told while it changes ---- */
 
 #define MS (1000 * US)
@@ -920,7 +969,6 @@ Suite *waiting_suite(void)
 	tcase_add_test(tc, test_is_awake_where_that_is_faster);
 	tcase_add_test(tc, test_sleeps_where_nothing_else_is_wanted);
 	tcase_add_test(tc, test_is_nobodys_with_several_clients);
-	tcase_add_test(tc, test_shares_work_where_that_is_faster);
 	tcase_add_test(tc, test_one_leads);
 	tcase_add_test(tc, test_nobody_can_be_chosen);
 	tcase_add_test(tc, test_cpu_of_a_thread);
@@ -928,6 +976,9 @@ Suite *waiting_suite(void)
 	tcase_add_test(tc, test_listings_go_a_moment_later);
 	tcase_add_test(tc, test_listings_that_are_waited_for);
 	tcase_add_test(tc, test_more_listings_than_there_is_room_for);
+	tcase_add_test(tc, test_clients_that_take_turns_are_mixed);
+	tcase_add_test(tc, test_another_client_is_served_beside);
+	tcase_add_test(tc, test_as_many_beside_as_clients);
 	tcase_add_test(tc, test_lost_names_concern_others_for_a_while);
 	tcase_add_test(tc, test_the_oldest_lost_name_makes_room);
 	tcase_add_test(tc, test_who_was_told_before_a_change);
