@@ -3,16 +3,33 @@
 
 /* Requests for which two clients that take turns count as working side by side. */
 #define SIDE_BY_SIDE 64
-#define QUEUED_MAX 8
 
 #define GET(p) __atomic_load_n(&(p), __ATOMIC_RELAXED)
 #define SET(p, v) __atomic_store_n(&(p), (v), __ATOMIC_RELAXED)
 
+/* Different ones among the recent. */
+static unsigned count_clients(const struct ov_company *c)
+{
+	unsigned clients = 0;
+
+	for (unsigned n = 0; n < OV_COMPANY_RECENT; n++) {
+		unsigned k = 0;
+
+		while (k < n && c->recent[k] != c->recent[n])
+			k++;
+		clients += k == n;
+	}
+	return clients;
+}
+
 bool ov_company_is_mixed(struct ov_company *c, uint32_t pid)
 {
-	if (pid && pid != c->last_pid) {
-		c->mixed = SIDE_BY_SIDE;
-		c->last_pid = pid;
+	if (pid) {
+		if (pid != c->recent[(c->nrecent - 1) % OV_COMPANY_RECENT])
+			c->mixed = SIDE_BY_SIDE;
+		c->recent[c->nrecent++ % OV_COMPANY_RECENT] = pid;
+		if (c->mixed && c->nrecent % OV_COMPANY_RECENT == 0)
+			c->clients = count_clients(c);
 	}
 	if (c->mixed == 0)
 		return false;
@@ -27,24 +44,21 @@ bool ov_company_is_beside(const struct ov_company *c, uint32_t pid)
 	return other && pid && other != pid;
 }
 
-void ov_company_set_open(struct ov_company *c, bool open)
+void ov_company_want(struct ov_company *c, unsigned cpus)
 {
-	if (open == GET(c->open))
-		return;
-	SET(c->open, open);
-	c->wanted = 1;
-	c->queued = 0;
+	unsigned readers = cpus;
+
+	if (c->clients >= 2 * cpus)
+		readers = cpus / 2;
+	else if (c->clients < cpus)
+		readers = c->clients > 2 ? c->clients : 2;
+	SET(c->left, SIDE_BY_SIDE);
+	SET(c->wanted, cpus ? readers - 1 : 0);
 }
 
-bool ov_company_is_short(struct ov_company *c, bool waits, unsigned most)
+bool ov_company_is_short(const struct ov_company *c)
 {
-	unsigned there = GET(c->there);
-
-	if (waits && there >= c->wanted && there < most && ++c->queued >= QUEUED_MAX) {
-		c->queued = 0;
-		c->wanted = there + 1;
-	}
-	return there < c->wanted;
+	return GET(c->there) < GET(c->wanted);
 }
 
 void ov_company_joins(struct ov_company *c)
@@ -66,9 +80,10 @@ void ov_company_begin(struct ov_company *c, uint32_t pid)
 void ov_company_end(struct ov_company *c)
 {
 	SET(c->beside, 0);
+	__atomic_sub_fetch(&c->left, 1, __ATOMIC_RELAXED);
 }
 
-bool ov_company_is_open(const struct ov_company *c)
+bool ov_company_is_too_large(const struct ov_company *c)
 {
-	return GET(c->open);
+	return GET(c->there) > GET(c->wanted) || GET(c->left) <= 0;
 }

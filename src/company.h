@@ -6,22 +6,26 @@
  * Clients that work at the same time. One thread that leads (leader.h) is one that reads; while it serves, the others' requests
  * wait, and to have another thread take each of them would wake one for each, which takes longer than to serve it. So while
  * several clients are at work some threads read beside the leader, as many as there seem to be clients, but no more than
- * processors: the kernel wakes the one that has waited longest, and with more of them than needed each time another one.
+ * processors: the kernel wakes the one that has waited longest, and with more of them than needed each time another one. Where
+ * there are many more clients than processors, which they need themselves, half as many read: those never have to sleep.
  */
 
 #include <stdbool.h>
 #include <stdint.h>
 
+#define OV_COMPANY_RECENT 16 /* requests by which clients are counted */
+
 struct ov_company {
 	/* the leader's */
-	uint32_t last_pid; /* of the requests */
+	uint32_t recent[OV_COMPANY_RECENT]; /* the clients of its requests */
+	unsigned nrecent;
+	unsigned clients;  /* that seem to be at work */
 	unsigned mixed;    /* so many more requests are expected to have company */
-	unsigned wanted;   /* threads beside the leader */
-	unsigned queued;   /* how often requests waited although so many were there */
 	/* atomic, without order: each is a hint, and stands for itself */
-	bool open;         /* who reads beside the leader may go on */
-	unsigned there;    /* threads that do */
-	uint32_t beside;   /* the client of the one that is being served by one of them, or 0 */
+	unsigned wanted;   /* threads that should read beside the leader */
+	unsigned there;    /* that do */
+	uint32_t beside;   /* the client whose request is being served by one of them, or 0 */
+	int left;          /* so many more requests they may read unless the leader sees company again: it may not get to read any */
 };
 
 /*
@@ -33,11 +37,11 @@ bool ov_company_is_mixed(struct ov_company *c, uint32_t pid);
 /* Leader: is a request of another client than PID being served beside it? */
 bool ov_company_is_beside(const struct ov_company *c, uint32_t pid);
 
-/* Leader: whether threads are to read beside it, from now on. */
-void ov_company_set_open(struct ov_company *c, bool open);
+/* Leader: it has seen company, and threads are to read beside it on that many CPUS; or none are to: 0. */
+void ov_company_want(struct ov_company *c, unsigned cpus);
 
-/* Leader: several clients are at work, and perhaps another request WAITS. Are there fewer threads than there should be, up to MOST? */
-bool ov_company_is_short(struct ov_company *c, bool waits, unsigned most);
+/* Leader: are there fewer than there should be? */
+bool ov_company_is_short(const struct ov_company *c);
 
 /* Leader: another thread reads beside it; that thread: it reads no more. */
 void ov_company_joins(struct ov_company *c);
@@ -47,7 +51,7 @@ void ov_company_leaves(struct ov_company *c);
 void ov_company_begin(struct ov_company *c, uint32_t pid);
 void ov_company_end(struct ov_company *c);
 
-/* Should it read another one? */
-bool ov_company_is_open(const struct ov_company *c);
+/* Should it leave? */
+bool ov_company_is_too_large(const struct ov_company *c);
 
 #endif

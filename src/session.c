@@ -24,20 +24,19 @@
 #include "leader.h"
 #include "log.h"
 #include "mountns.h"
+#include "mountpoint.h"
 #include "notify.h"
 #include "ops.h"
 #include "poller.h"
 #include "poster.h"
 #include "sys/io.h"
 #include "transport.h"
-#include "unmount.h"
 #include "uring.h"
 
 #define TIMEOUT_UNLIMITED 1e9 /* seconds; the kernel adds it to jiffies, so not more */
 #define THREADS_DEFAULT 8
 #define THREADS_MAX OV_BUFFERS_MAX
 #define START_TIMEOUT_MS 20000
-#define READ_AHEAD_KB "1020" /* 1 MiB with the header of the answer, which then fits into a pipe of that size */
 #define STOP_TRIES 500
 #define STOP_PAUSE_MS 10
 #define GATHER_MS 5
@@ -91,12 +90,24 @@ static unsigned thread_total(const struct ov_session *s)
 	return __atomic_load_n(&s->nthreads, __ATOMIC_ACQUIRE);
 }
 
+static int here(void)
+{
+	return self->seat.cpu >= 0 ? self->seat.cpu : sched_getcpu();
+}
+
+/* It reads beside the leader no more. */
+static void part(struct ov_session *s)
+{
+	ov_company_leaves(&s->company);
+	ov_seat_leave_cpu(&self->seat);
+}
+
 static void hand_on(void *arg)
 {
 	struct ov_session *s = arg;
 
 	if (role == BESIDE)
-		ov_company_leaves(&s->company);
+		part(s);
 	else if (role == LEADS && thread_total(s) > 1)
 		ov_leader_hand_on(&s->leader, &self->seat);
 	else
@@ -200,21 +211,31 @@ static int ask_upgrade(void *arg)
 	return kill(s->supervisor, SIGUSR2) < 0 ? -errno : 0;
 }
 
+/*
+ * The leader keeps its CPU near a client, and where there are two and a thread reads on each: clients are then moved less, and
+ * find one that reads where they are. With more CPUs it is not known where those are.
+ */
+static void stay_or_leave(struct ov_session *s)
+{
+	if (s->params->client_cpu && s->poller.cpus == 2 && ov_poller_has_company(&s->poller))
+		(void)ov_seat_stay(&self->seat, here());
+	else if (!ov_poller_is_near(&s->poller))
+		ov_seat_leave_cpu(&self->seat);
+}
+
 /* The leader has read a request: do several clients work at the same time? Then others read beside it. */
 static void share_work(struct ov_session *s, uint32_t pid)
 {
 	struct pollfd pfd = {.fd = s->fd, .events = POLLIN};
-	bool waits;
 
 	if (s->poller.cpus < 2 || thread_total(s) < 2 || !ov_company_is_mixed(&s->company, pid))
 		return;
-	waits = poll(&pfd, 1, 0) > 0 && pfd.revents & POLLIN;
-	if (!waits && !ov_company_is_beside(&s->company, pid))
+	if (!ov_company_is_beside(&s->company, pid) && (poll(&pfd, 1, 0) <= 0 || !(pfd.revents & POLLIN)))
 		return;
 	ov_poller_note_company(&s->poller);
-	ov_company_set_open(&s->company, true);
-	ov_seat_leave_cpu(&self->seat);
-	if (ov_company_is_short(&s->company, waits, s->poller.cpus - 1) && ov_leader_call_beside(&s->leader))
+	ov_company_want(&s->company, s->poller.cpus);
+	stay_or_leave(s);
+	if (ov_company_is_short(&s->company) && ov_leader_call_beside(&s->leader, self->seat.cpu))
 		ov_company_joins(&s->company);
 }
 
@@ -391,8 +412,8 @@ static void let_gather(struct ov_session *s)
 static void lead(struct ov_session *s)
 {
 	role = ov_leader_take(&s->leader, &self->seat) ? LEADS : BESIDE;
-	if (role == LEADS && !ov_poller_is_near(&s->poller))
-		ov_seat_leave_cpu(&self->seat);
+	if (role == LEADS)
+		stay_or_leave(s);
 }
 
 #define NOT_ASKED (-2)
@@ -410,10 +431,9 @@ static int find_client(struct ov_session *s, const struct fuse_buf *buf)
 /* It has been answered: the lead goes to the client's CPU, if it is far from there, and can. */
 static void follow_client(struct ov_session *s, int cpu)
 {
-	int here = self->seat.cpu >= 0 ? self->seat.cpu : sched_getcpu();
 	struct ov_seat *next = NULL;
 
-	if (cpu == here && cpu >= 0) {
+	if (cpu == here() && cpu >= 0) {
 		ov_poller_looked(&s->poller, OV_LOOKED_WAS_NEAR);
 		return;
 	}
@@ -435,8 +455,7 @@ static void follow_client(struct ov_session *s, int cpu)
 static void look_around(struct ov_session *s, int cpu)
 {
 	ov_poller_done(&s->poller, ov_poller_now());
-	if (self->seat.cpu >= 0 && !ov_poller_is_near(&s->poller))
-		ov_seat_leave_cpu(&self->seat);
+	stay_or_leave(s);
 	if (cpu != NOT_ASKED)
 		follow_client(s, cpu);
 }
@@ -449,7 +468,8 @@ static void serve_leading(struct ov_session *s, struct fuse_buf *buf)
 
 	ov_poller_sent(&s->poller, ov_poster_last_sent(s->poster));
 	ov_poller_read(&s->poller, ov_poller_now(), pid == 0);
-	ov_company_set_open(&s->company, ov_poller_has_company(&s->poller));
+	if (!ov_poller_has_company(&s->poller))
+		ov_company_want(&s->company, 0);
 	share_work(s, pid);
 	cpu = find_client(s, buf);
 	reserve_post(s, buf);
@@ -465,7 +485,7 @@ static void serve_beside(struct ov_session *s, struct fuse_buf *buf)
 	serve_one(s, buf);
 	__atomic_add_fetch(&s->front.transport.stats.beside, 1, __ATOMIC_RELAXED);
 	ov_company_end(&s->company);
-	if (!ov_company_is_open(&s->company))
+	if (ov_company_is_too_large(&s->company))
 		hand_on(s);
 }
 
@@ -598,43 +618,6 @@ static int build_args(struct fuse_args *args, const struct ov_params *p)
 	return r == 0 ? kernel_opts(args, p) : r;
 }
 
-static int check_device(void)
-{
-	int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
-
-	if (fd >= 0) {
-		close(fd);
-		return 0;
-	}
-	if (errno == ENOENT || errno == ENODEV || errno == ENXIO)
-		ov_error("/dev/fuse is missing: load the fuse module, or give the container that device");
-	else
-		ov_error("cannot open /dev/fuse: %s: give this user access to it", strerror(errno));
-	return -errno;
-}
-
-static int check_mountpoint(const char *path)
-{
-	struct stat st;
-
-	if (stat(path, &st) < 0) {
-		int err = errno;
-
-		if (err == ENOENT)
-			ov_error("mountpoint '%s' does not exist: create it", path);
-		else if (err == ENOTCONN)
-			ov_error("mountpoint '%s' holds a dead mount: free it with 'fusermount3 -uz %s'", path, path);
-		else
-			ov_error("mountpoint '%s': %s", path, strerror(err));
-		return -err;
-	}
-	if (!S_ISDIR(st.st_mode)) {
-		ov_error("mountpoint '%s' is not a directory", path);
-		return -ENOTDIR;
-	}
-	return check_device();
-}
-
 /* What fusermount3 wrote to FD instead of our stderr, as the text of the complaint. */
 static void take_complaint(int fd)
 {
@@ -704,24 +687,6 @@ static int mount_session(struct ov_session *s, struct fuse_args *args)
 	}
 	s->fd = fuse_session_fd(s->se);
 	return attach(s);
-}
-
-/*
- * The kernel reads ahead 128 KiB, and takes what we say in INIT as a limit only, unless somebody who may says more here before.
- * The statx asks us nothing.
- */
-static void raise_read_ahead(const struct ov_session *s)
-{
-	ov_cleanup_fd int fd = -1;
-	struct statx stx;
-	char path[64];
-
-	if (s->fd_mount || statx(AT_FDCWD, s->mountpoint, AT_STATX_DONT_SYNC, 0, &stx) < 0)
-		return;
-	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", stx.stx_dev_major, stx.stx_dev_minor);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0 || write(fd, READ_AHEAD_KB, strlen(READ_AHEAD_KB)) < 0)
-		ov_debug("'%s': %s; reading ahead less", path, strerror(errno));
 }
 
 /* The kernel's first request, which it sends by itself: INIT. */
@@ -809,15 +774,15 @@ int ov_session_mount(struct ov_session **out, struct overlay *ov, const struct o
 		return -ENOMEM;
 	s->fd_mount = strncmp(p->mountpoint, "/dev/fd/", 8) == 0;
 	if (!s->fd_mount)
-		r = check_mountpoint(p->mountpoint);
+		r = ov_mountpoint_check(p->mountpoint);
 	if (r == 0) {
 		s->mountpoint = s->fd_mount ? strdup(p->mountpoint) : realpath(p->mountpoint, NULL);
 		r = s->mountpoint && s->event >= 0 ? build_args(&args, p) : -ENOMEM;
 	}
 	if (r == 0)
 		r = mount_session(s, &args);
-	if (r == 0)
-		raise_read_ahead(s);
+	if (r == 0 && !s->fd_mount)
+		ov_mountpoint_read_ahead(s->mountpoint);
 	if (r == 0 && !p->auto_unmount)
 		ov_mountns_leave(&s->ns);
 	if (r == 0)
@@ -1035,14 +1000,14 @@ int ov_session_start(struct ov_session *s, bool again)
 static int unmount_here(void *arg)
 {
 	struct ov_session *s = arg;
-	int r = ov_unmount(s->mountpoint, false);
+	int r = ov_mountpoint_unmount(s->mountpoint, false);
 	int root;
 
 	if (r == 0 || r == -EINVAL || r == -ENOENT)
 		return 0;
 	ov_warn("'%s' is busy: detached; files still open in it are written back and then closed", s->mountpoint);
 	root = open(s->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	r = ov_unmount(s->mountpoint, true);
+	r = ov_mountpoint_unmount(s->mountpoint, true);
 	if (root >= 0) {
 		if (syncfs(root) < 0)
 			ov_error("writing back '%s' failed: %s", s->mountpoint, strerror(errno));

@@ -560,7 +560,7 @@ static void *play(void *arg)
 			__atomic_add_fetch(&g->wrong, 1, __ATOMIC_RELAXED);
 		g->over = g->turns >= TURNS;
 		if (turn % 3 == 0) {
-			g->called += ov_leader_call_beside(&g->leader);
+			g->called += ov_leader_call_beside(&g->leader, -1);
 			continue;
 		}
 		if (turn % 3 == 1) {
@@ -811,8 +811,6 @@ END_TEST
 
 /* ---- company ---- */
 
-#define MOST 3
-
 START_TEST(test_clients_that_take_turns_are_mixed)
 {
 	struct ov_company c = {0};
@@ -844,35 +842,51 @@ START_TEST(test_another_client_is_served_beside)
 }
 END_TEST
 
+/* So many clients ask in turn, and as many threads come beside the leader as should, of those that read on CPUS. */
+static unsigned beside_for(struct ov_company *c, uint32_t clients, unsigned cpus)
+{
+	for (uint32_t n = 0; n < 10 * OV_COMPANY_RECENT; n++)
+		(void)ov_company_is_mixed(c, 100 + n % clients);
+	ov_company_want(c, cpus);
+	while (ov_company_is_too_large(c))
+		ov_company_leaves(c);
+	while (ov_company_is_short(c))
+		ov_company_joins(c);
+	return c->there;
+}
+
 START_TEST(test_as_many_beside_as_clients)
 {
 	struct ov_company c = {0};
 
-	ov_company_set_open(&c, true);
-	ck_assert(ov_company_is_short(&c, true, MOST));
-	ov_company_joins(&c);
-	for (unsigned n = 0; n < 1000; n++)
-		ck_assert(!ov_company_is_short(&c, false, MOST));
-	for (unsigned n = 2; n <= MOST; n++) { /* requests wait although somebody is there: more come, one at a time */
-		unsigned k = 0;
-
-		while (!ov_company_is_short(&c, true, MOST))
-			ck_assert_uint_lt(k++, 100);
-		ck_assert_uint_gt(k, 1);
-		ov_company_joins(&c);
-	}
-	for (unsigned n = 0; n < 1000; n++)
-		ck_assert(!ov_company_is_short(&c, true, MOST));
+	ov_company_want(&c, 4); /* several are there, though they have not been counted */
+	ck_assert(ov_company_is_short(&c));
+	ck_assert_uint_eq(beside_for(&c, 2, 4), 1);
+	ck_assert_uint_eq(beside_for(&c, 3, 4), 2);
+	ck_assert_uint_eq(beside_for(&c, 4, 4), 3);
+	ck_assert_uint_eq(beside_for(&c, 7, 4), 3);
+	ck_assert_uint_eq(beside_for(&c, 8, 4), 1); /* they need the CPUs */
+	ck_assert_uint_eq(beside_for(&c, 16, 2), 0);
+	ck_assert_uint_eq(beside_for(&c, 3, 2), 1);
 	ov_company_leaves(&c); /* to do something long */
-	ck_assert(ov_company_is_short(&c, false, MOST));
-	ov_company_set_open(&c, false);
-	ck_assert(!ov_company_is_open(&c));
-	ov_company_set_open(&c, true);
-	ck_assert(ov_company_is_open(&c));
-	ck_assert(!ov_company_is_short(&c, true, MOST)); /* those that have not noticed */
+	ck_assert(ov_company_is_short(&c));
+	ov_company_joins(&c);
+	for (unsigned n = 0; n < 1000; n++) { /* for as long as there is company */
+		ov_company_want(&c, 2);
+		ov_company_begin(&c, 7);
+		ov_company_end(&c);
+		ck_assert(!ov_company_is_too_large(&c));
+	}
+	for (unsigned n = 0; n < 100; n++) /* or the leader does not get to see that there is none */
+		ov_company_end(&c);
+	ck_assert(ov_company_is_too_large(&c));
+	ov_company_want(&c, 2);
+	ck_assert(!ov_company_is_too_large(&c));
+	ov_company_want(&c, 0);
+	ck_assert(!ov_company_is_short(&c));
+	ck_assert(ov_company_is_too_large(&c));
 	ov_company_leaves(&c);
-	ov_company_leaves(&c);
-	ck_assert(ov_company_is_short(&c, false, MOST));
+	ck_assert(!ov_company_is_too_large(&c));
 }
 END_TEST
 
