@@ -587,16 +587,33 @@ static void *play(void *arg)
 	return NULL;
 }
 
+static unsigned count_waiting(struct ov_leader *l)
+{
+	unsigned n = 0;
+
+	pthread_mutex_lock(&l->lock);
+	for (struct ov_seat *seat = l->waiting; seat; seat = seat->below)
+		n++;
+	pthread_mutex_unlock(&l->lock);
+	return n;
+}
+
 START_TEST(test_one_leads)
 {
 	struct game g = {.cpu = -1};
 	struct player players[THREADS];
+	struct ov_seat seat;
 
 	ov_leader_init(&g.leader);
+	ov_seat_init(&seat);
+	ck_assert(ov_leader_take(&g.leader, &seat));
 	for (unsigned n = 0; n < THREADS; n++) {
 		players[n].g = &g;
 		ck_assert_int_eq(pthread_create(&players[n].id, NULL, play, &players[n]), 0);
 	}
+	while (count_waiting(&g.leader) < THREADS)
+		usleep(1000);
+	ov_leader_hand_on(&g.leader, &seat);
 	for (unsigned n = 0; n < THREADS; n++) {
 		pthread_join(players[n].id, NULL);
 		ov_seat_destroy(&players[n].seat);
@@ -607,6 +624,7 @@ START_TEST(test_one_leads)
 	ck_assert_uint_gt(g.called, 0);
 	ck_assert_uint_eq(g.came, g.called);
 	ck_assert_ptr_null(g.leader.waiting);
+	ov_seat_destroy(&seat);
 	ov_leader_destroy(&g.leader);
 }
 END_TEST
