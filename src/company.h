@@ -6,8 +6,10 @@
  * Clients that work at the same time. One thread that leads (leader.h) is one that reads; while it serves, the others' requests
  * wait, and to have another thread take each of them would wake one for each, which takes longer than to serve it. So while
  * several clients are at work some threads read beside the leader, as many as there seem to be clients, but no more than
- * processors: the kernel wakes the one that has waited longest, and with more of them than needed each time another one. Where
- * there are many more clients than processors, which they need themselves, half as many read: those never have to sleep.
+ * processors: the kernel wakes the one that has waited longest, and with more of them than needed each time another one.
+ *
+ * Where others compute, or there are more clients than processors, one that reads may be faster, as it needs not be woken: both
+ * are tried in turn for some requests, and the faster is kept for a while.
  */
 
 #include <stdbool.h>
@@ -20,11 +22,21 @@ struct ov_company {
 	uint32_t recent[OV_COMPANY_RECENT]; /* the clients of its requests */
 	unsigned nrecent;
 	unsigned clients;  /* that seem to be at work */
-	unsigned mixed;    /* so many more requests are expected to have company */
+	unsigned mixed;    /* for so many more requests it is looked whether there is company */
+	unsigned present;  /* for so many it is taken for granted */
+	bool alone;        /* one reads nevertheless */
+	unsigned round;    /* of the trial */
+	unsigned left_in_round; /* requests */
+	unsigned keep;     /* requests until the next trial */
+	uint64_t last;     /* when the leader has read its last request */
+	uint64_t time[2];  /* of requests with others beside it, and of those alone */
+	unsigned n[2];
+	unsigned seen;     /* of SERVED */
 	/* atomic, without order: each is a hint, and stands for itself */
 	unsigned wanted;   /* threads that should read beside the leader */
 	unsigned there;    /* that do */
 	uint32_t beside;   /* the client whose request is being served by one of them, or 0 */
+	unsigned served;   /* requests by them */
 	int left;          /* so many more requests they may read unless the leader sees company again: it may not get to read any */
 };
 
@@ -37,7 +49,10 @@ bool ov_company_is_mixed(struct ov_company *c, uint32_t pid);
 /* Leader: is a request of another client than PID being served beside it? */
 bool ov_company_is_beside(const struct ov_company *c, uint32_t pid);
 
-/* Leader: it has seen company, and threads are to read beside it on that many CPUS; or none are to: 0. */
+/* Leader: it has read a request at NOW (nanoseconds), and perhaps SEEN company. Are threads to read beside it? */
+bool ov_company_goes_on(struct ov_company *c, bool seen, uint64_t now);
+
+/* Leader: threads are to read beside it on that many CPUS; or none are to: 0. */
 void ov_company_want(struct ov_company *c, unsigned cpus);
 
 /* Leader: are there fewer than there should be? */

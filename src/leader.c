@@ -47,7 +47,7 @@ bool ov_thread_pin(pid_t tid, int cpu)
 	return sched_setaffinity(tid, sizeof(set), &set) == 0;
 }
 
-bool ov_seat_stay(struct ov_seat *seat, int cpu)
+static bool stay(struct ov_seat *seat, int cpu)
 {
 	if (seat->cpu == cpu)
 		return true;
@@ -117,7 +117,7 @@ void ov_leader_hand_on(struct ov_leader *l, struct ov_seat *seat)
 	next = pick(l, seat->cpu);
 	if (!next)
 		l->led = false;
-	else if (seat->cpu < 0 || !ov_seat_stay(next, seat->cpu))
+	else if (seat->cpu < 0 || !stay(next, seat->cpu))
 		ov_seat_leave_cpu(next);
 	pthread_mutex_unlock(&l->lock);
 	if (next)
@@ -131,7 +131,7 @@ struct ov_seat *ov_leader_choose(struct ov_leader *l, int cpu)
 
 	pthread_mutex_lock(&l->lock);
 	next = pick(l, cpu);
-	if (next && !ov_seat_stay(next, cpu)) { /* now, while it sleeps: to be moved later would wake a thread of the kernel */
+	if (next && !stay(next, cpu)) { /* now, while it sleeps: to be moved later would wake a thread of the kernel */
 		next->below = l->waiting;
 		l->waiting = next;
 		next = NULL;
@@ -145,30 +145,14 @@ void ov_leader_call(struct ov_seat *next)
 	sem_post(&next->called);
 }
 
-/* A CPU where SEAT, which waits or is the calling thread's, may be, other than NOT; or -1. */
-static int other_cpu(const struct ov_seat *seat, int not)
-{
-	cpu_set_t set = seat->allowed;
-
-	if (seat->cpu < 0 && sched_getaffinity(seat->tid, sizeof(set), &set) < 0)
-		return -1;
-	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-		if (cpu != not && CPU_ISSET(cpu, &set))
-			return cpu;
-	return -1;
-}
-
-bool ov_leader_call_beside(struct ov_leader *l, int not)
+bool ov_leader_call_beside(struct ov_leader *l)
 {
 	struct ov_seat *next;
-	int cpu;
 
 	pthread_mutex_lock(&l->lock);
 	next = pick(l, -1);
 	if (next) {
-		cpu = not < 0 ? -1 : other_cpu(next, not);
-		if (cpu < 0 || !ov_seat_stay(next, cpu))
-			ov_seat_leave_cpu(next);
+		ov_seat_leave_cpu(next);
 		next->beside = true;
 	}
 	pthread_mutex_unlock(&l->lock);

@@ -63,20 +63,11 @@ struct ov_seat *ov_leader_choose(struct ov_leader *l, int cpu);
 /* The leader leads no more, but NEXT, which it has chosen, and which need not wait longer. */
 void ov_leader_call(struct ov_seat *next);
 
-/*
- * The leader calls one of those that wait to read beside it: it stays on a CPU other than NOT, or if that is -1 is where the
- * scheduler puts it. False: nobody waits.
- */
-bool ov_leader_call_beside(struct ov_leader *l, int not);
+/* The leader calls one of those that wait to read beside it, where the scheduler puts it. False: nobody waits. */
+bool ov_leader_call_beside(struct ov_leader *l);
 
 /* From now on thread TID of this process stays on CPU, 0 and more. False: it cannot, and stays where it was. */
 bool ov_thread_pin(pid_t tid, int cpu);
-
-/*
- * SEAT, which waits or is the calling thread's, stays on CPU, 0 and more. False: it cannot. To move the calling thread wakes
- * others: it should be there.
- */
-bool ov_seat_stay(struct ov_seat *seat, int cpu);
 
 /* SEAT, which waits or is the calling thread's, goes where the scheduler puts it again. */
 void ov_seat_leave_cpu(struct ov_seat *seat);

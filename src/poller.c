@@ -140,7 +140,7 @@ void ov_poller_wait(struct ov_poller *p)
 	struct pollfd pfd = {.fd = p->fd, .events = POLLIN};
 	uint64_t start, last, t;
 
-	if (p->way != OV_WAIT_AWAKE || p->quick < QUICK_ENOUGH || ov_poller_has_company(p))
+	if (p->way != OV_WAIT_AWAKE || p->quick < QUICK_ENOUGH || ov_poller_is_shared(p))
 		return;
 	start = last = ov_poller_now();
 	if (start < p->pause)
@@ -370,9 +370,10 @@ void ov_poller_sent(struct ov_poller *p, uint64_t t)
 		p->done = t;
 }
 
-void ov_poller_note_company(struct ov_poller *p)
+void ov_poller_note_company(struct ov_poller *p, bool beside)
 {
 	p->company = COMPANY;
+	p->shares = beside;
 }
 
 bool ov_poller_is_far(const struct ov_poller *p)

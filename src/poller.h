@@ -28,6 +28,7 @@ struct ov_poller {
 	uint64_t pause;      /* until then others need the cores */
 	unsigned quick;      /* how much the recent requests followed each other quickly */
 	unsigned company;    /* so many more requests are expected of clients that work at the same time */
+	bool shares;         /* threads read them beside each other */
 	/* the trial */
 	unsigned round;      /* of those of the trial; after them: decided */
 	unsigned left;       /* requests until the round ends */
@@ -77,18 +78,21 @@ void ov_poller_read(struct ov_poller *p, uint64_t now, bool kernel);
 void ov_poller_done(struct ov_poller *p, uint64_t now);
 void ov_poller_sent(struct ov_poller *p, uint64_t when);
 
-/* Clients work at the same time: for a while nobody's CPU is the right one, and nobody waits awake. */
-void ov_poller_note_company(struct ov_poller *p);
+/*
+ * Clients work at the same time: for a while nobody is looked for; and where threads read BESIDE each other nobody's CPU is the
+ * right one, and nobody waits awake.
+ */
+void ov_poller_note_company(struct ov_poller *p, bool beside);
 
-static inline bool ov_poller_has_company(const struct ov_poller *p)
+static inline bool ov_poller_is_shared(const struct ov_poller *p)
 {
-	return p->company > 0;
+	return p->company && p->shares;
 }
 
 /* Should the daemon be on the client's CPU at present? */
 static inline bool ov_poller_is_near(const struct ov_poller *p)
 {
-	return p->way == OV_WAIT_NEAR && !ov_poller_has_company(p);
+	return p->way == OV_WAIT_NEAR && !ov_poller_is_shared(p);
 }
 
 /* And replies be sent by another thread, so that the client stays there? Only if that can be done. */

@@ -90,24 +90,12 @@ static unsigned thread_total(const struct ov_session *s)
 	return __atomic_load_n(&s->nthreads, __ATOMIC_ACQUIRE);
 }
 
-static int here(void)
-{
-	return self->seat.cpu >= 0 ? self->seat.cpu : sched_getcpu();
-}
-
-/* It reads beside the leader no more. */
-static void part(struct ov_session *s)
-{
-	ov_company_leaves(&s->company);
-	ov_seat_leave_cpu(&self->seat);
-}
-
 static void hand_on(void *arg)
 {
 	struct ov_session *s = arg;
 
 	if (role == BESIDE)
-		part(s);
+		ov_company_leaves(&s->company);
 	else if (role == LEADS && thread_total(s) > 1)
 		ov_leader_hand_on(&s->leader, &self->seat);
 	else
@@ -211,31 +199,31 @@ static int ask_upgrade(void *arg)
 	return kill(s->supervisor, SIGUSR2) < 0 ? -errno : 0;
 }
 
-/*
- * The leader keeps its CPU near a client, and where there are two and a thread reads on each: clients are then moved less, and
- * find one that reads where they are. With more CPUs it is not known where those are.
- */
-static void stay_or_leave(struct ov_session *s)
+/* The leader keeps its CPU near a client, and nowhere else. */
+static void leave_unless_near(struct ov_session *s)
 {
-	if (s->params->client_cpu && s->poller.cpus == 2 && ov_poller_has_company(&s->poller))
-		(void)ov_seat_stay(&self->seat, here());
-	else if (!ov_poller_is_near(&s->poller))
+	if (!ov_poller_is_near(&s->poller))
 		ov_seat_leave_cpu(&self->seat);
 }
 
 /* The leader has read a request: do several clients work at the same time? Then others read beside it. */
-static void share_work(struct ov_session *s, uint32_t pid)
+static void share_work(struct ov_session *s, uint32_t pid, uint64_t now)
 {
 	struct pollfd pfd = {.fd = s->fd, .events = POLLIN};
+	bool seen, beside;
 
-	if (s->poller.cpus < 2 || thread_total(s) < 2 || !ov_company_is_mixed(&s->company, pid))
+	if (s->poller.cpus < 2 || thread_total(s) < 2)
 		return;
-	if (!ov_company_is_beside(&s->company, pid) && (poll(&pfd, 1, 0) <= 0 || !(pfd.revents & POLLIN)))
+	seen = ov_company_is_mixed(&s->company, pid) &&
+	       (ov_company_is_beside(&s->company, pid) || (poll(&pfd, 1, 0) > 0 && pfd.revents & POLLIN));
+	beside = ov_company_goes_on(&s->company, seen, now);
+	ov_company_want(&s->company, beside ? s->poller.cpus : 0);
+	if (seen)
+		ov_poller_note_company(&s->poller, beside);
+	if (!beside)
 		return;
-	ov_poller_note_company(&s->poller);
-	ov_company_want(&s->company, s->poller.cpus);
-	stay_or_leave(s);
-	if (ov_company_is_short(&s->company) && ov_leader_call_beside(&s->leader, self->seat.cpu))
+	leave_unless_near(s);
+	if (ov_company_is_short(&s->company) && ov_leader_call_beside(&s->leader))
 		ov_company_joins(&s->company);
 }
 
@@ -413,7 +401,7 @@ static void lead(struct ov_session *s)
 {
 	role = ov_leader_take(&s->leader, &self->seat) ? LEADS : BESIDE;
 	if (role == LEADS)
-		stay_or_leave(s);
+		leave_unless_near(s);
 }
 
 #define NOT_ASKED (-2)
@@ -431,9 +419,10 @@ static int find_client(struct ov_session *s, const struct fuse_buf *buf)
 /* It has been answered: the lead goes to the client's CPU, if it is far from there, and can. */
 static void follow_client(struct ov_session *s, int cpu)
 {
+	int here = self->seat.cpu >= 0 ? self->seat.cpu : sched_getcpu();
 	struct ov_seat *next = NULL;
 
-	if (cpu == here() && cpu >= 0) {
+	if (cpu == here && cpu >= 0) {
 		ov_poller_looked(&s->poller, OV_LOOKED_WAS_NEAR);
 		return;
 	}
@@ -455,7 +444,7 @@ static void follow_client(struct ov_session *s, int cpu)
 static void look_around(struct ov_session *s, int cpu)
 {
 	ov_poller_done(&s->poller, ov_poller_now());
-	stay_or_leave(s);
+	leave_unless_near(s);
 	if (cpu != NOT_ASKED)
 		follow_client(s, cpu);
 }
@@ -464,13 +453,12 @@ static void look_around(struct ov_session *s, int cpu)
 static void serve_leading(struct ov_session *s, struct fuse_buf *buf)
 {
 	uint32_t pid = ((const struct fuse_in_header *)buf->mem)->pid;
+	uint64_t now = ov_poller_now();
 	int cpu;
 
 	ov_poller_sent(&s->poller, ov_poster_last_sent(s->poster));
-	ov_poller_read(&s->poller, ov_poller_now(), pid == 0);
-	if (!ov_poller_has_company(&s->poller))
-		ov_company_want(&s->company, 0);
-	share_work(s, pid);
+	ov_poller_read(&s->poller, now, pid == 0);
+	share_work(s, pid, now);
 	cpu = find_client(s, buf);
 	reserve_post(s, buf);
 	serve_one(s, buf);

@@ -762,7 +762,7 @@ def test_clients_side_by_side():
             eq(beside(), 0)
             crowd(3, lambda w: ask(w, 1000, 2000))
             together = beside()
-            ok(together > 600, (opts, together))
+            ok(together > 300, (opts, together))
             ask(0, 3000, 500)
             alone = beside()
             ok(alone - together < 200, (opts, together, alone))

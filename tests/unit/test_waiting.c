@@ -184,7 +184,7 @@ START_TEST(test_posts_replies_where_clients_leave)
 	requests(&m, 1000);
 	ck_assert(ov_poller_posts(&m.p));
 	ck_assert(m.here);
-	ov_poller_note_company(&m.p);
+	ov_poller_note_company(&m.p, true);
 	ck_assert(!ov_poller_posts(&m.p));
 	ck_assert_uint_gt(posted_of(&m, 1000000), 990000); /* it is seldom looked whether they still leave */
 	ov_poller_destroy(&m.p);
@@ -297,7 +297,7 @@ START_TEST(test_is_nobodys_with_several_clients)
 		return;
 	requests(&m, 100);
 	ck_assert(ov_poller_is_near(&m.p));
-	ov_poller_note_company(&m.p);
+	ov_poller_note_company(&m.p, true);
 	ck_assert(!ov_poller_is_near(&m.p));
 	m.here = false;
 	m.asked = 0;
@@ -560,7 +560,7 @@ static void *play(void *arg)
 			__atomic_add_fetch(&g->wrong, 1, __ATOMIC_RELAXED);
 		g->over = g->turns >= TURNS;
 		if (turn % 3 == 0) {
-			g->called += ov_leader_call_beside(&g->leader, -1);
+			g->called += ov_leader_call_beside(&g->leader);
 			continue;
 		}
 		if (turn % 3 == 1) {
@@ -877,20 +877,20 @@ START_TEST(test_as_many_beside_as_clients)
 {
 	struct ov_company c = {0};
 
+	ck_assert(ov_company_goes_on(&c, true, 1000000 * US));
 	ov_company_want(&c, 4); /* several are there, though they have not been counted */
 	ck_assert(ov_company_is_short(&c));
 	ck_assert_uint_eq(beside_for(&c, 2, 4), 1);
 	ck_assert_uint_eq(beside_for(&c, 3, 4), 2);
 	ck_assert_uint_eq(beside_for(&c, 4, 4), 3);
 	ck_assert_uint_eq(beside_for(&c, 7, 4), 3);
-	ck_assert_uint_eq(beside_for(&c, 8, 4), 1); /* they need the CPUs */
-	ck_assert_uint_eq(beside_for(&c, 16, 2), 0);
+	ck_assert_uint_eq(beside_for(&c, 16, 2), 1);
 	ck_assert_uint_eq(beside_for(&c, 3, 2), 1);
 	ov_company_leaves(&c); /* to do something long */
 	ck_assert(ov_company_is_short(&c));
 	ov_company_joins(&c);
 	for (unsigned n = 0; n < 1000; n++) { /* for as long as there is company */
-		ov_company_want(&c, 2);
+		(void)ov_company_goes_on(&c, n % 60 == 0, 1000000 * US);
 		ov_company_begin(&c, 7);
 		ov_company_end(&c);
 		ck_assert(!ov_company_is_too_large(&c));
@@ -898,13 +898,51 @@ START_TEST(test_as_many_beside_as_clients)
 	for (unsigned n = 0; n < 100; n++) /* or the leader does not get to see that there is none */
 		ov_company_end(&c);
 	ck_assert(ov_company_is_too_large(&c));
-	ov_company_want(&c, 2);
+	ck_assert(ov_company_goes_on(&c, true, 1000000 * US));
 	ck_assert(!ov_company_is_too_large(&c));
 	ov_company_want(&c, 0);
 	ck_assert(!ov_company_is_short(&c));
 	ck_assert(ov_company_is_too_large(&c));
 	ov_company_leaves(&c);
 	ck_assert(!ov_company_is_too_large(&c));
+}
+END_TEST
+
+/* N requests, of those that are seen beside each other; each takes so long with threads beside the leader, or without. */
+static void work_together(struct ov_company *c, uint64_t *now, unsigned n, uint64_t beside, uint64_t alone)
+{
+	while (n--) {
+		bool goes_on = ov_company_goes_on(c, true, *now);
+
+		if (goes_on)
+			ov_company_end(c);
+		*now += goes_on ? 2 * beside : alone;
+		if (n % 1000 == 0)
+			*now += 1000000 * US; /* a pause, which is not counted */
+	}
+}
+
+START_TEST(test_reads_alone_where_that_is_faster)
+{
+	struct ov_company c = {0};
+	uint64_t now = 5000000 * US;
+
+	ck_assert(!ov_company_goes_on(&c, false, now));
+	for (unsigned n = 0; n < 500; n++, now += 10 * US) {
+		ck_assert(ov_company_goes_on(&c, true, now)); /* for short work nothing is tried */
+		ov_company_end(&c);
+	}
+	work_together(&c, &now, 2000, 8 * US, 10 * US);
+	ck_assert(ov_company_goes_on(&c, true, now));
+	work_together(&c, &now, 200000, 20 * US, 10 * US); /* others have come that compute */
+	ck_assert(!ov_company_goes_on(&c, true, now));
+	work_together(&c, &now, 200000, 9 * US, 9 * US); /* and have gone */
+	ck_assert(ov_company_goes_on(&c, true, now));
+	work_together(&c, &now, 200000, 4000 * US, 4100 * US); /* they wait for a disk */
+	ck_assert(ov_company_goes_on(&c, true, now));
+	for (unsigned n = 0; n < 100; n++) /* it is over */
+		(void)ov_company_goes_on(&c, false, now += 10 * US);
+	ck_assert(!ov_company_goes_on(&c, false, now));
 }
 END_TEST
 
@@ -1011,6 +1049,7 @@ Suite *waiting_suite(void)
 	tcase_add_test(tc, test_clients_that_take_turns_are_mixed);
 	tcase_add_test(tc, test_another_client_is_served_beside);
 	tcase_add_test(tc, test_as_many_beside_as_clients);
+	tcase_add_test(tc, test_reads_alone_where_that_is_faster);
 	tcase_add_test(tc, test_lost_names_concern_others_for_a_while);
 	tcase_add_test(tc, test_the_oldest_lost_name_makes_room);
 	tcase_add_test(tc, test_who_was_told_before_a_change);
