@@ -220,10 +220,16 @@ int ov_probe_oci_whiteout(struct ov_rdir *rdir, int fd, const char *name);
 int ov_instantiate(struct overlay *ov, struct ov_inode *parent, const char *name, struct ov_found *f, bool count,
 		   struct ov_inode **out);
 
-/* Lookup with the namespace lock (read) held. from: the layers of PARENT above FIRST are known not to have NAME. */
+/* The same of a name whose layer, the one at FIRST, is known from a listing: the layers above do not have it. */
+int ov_search_listed(struct overlay *ov, struct ov_inode *parent, const char *name, unsigned first, struct ov_found *f);
+
+/*
+ * Lookup with the namespace lock (read) held. from: the layers of PARENT above FIRST are known not to have NAME; READY, or NULL, is
+ * what ov_search_listed() has found, and is empty after it was used; 1 instead of 0: the name was known already.
+ */
 int ov_lookup_locked(struct overlay *ov, struct ov_inode *parent, const char *name, bool count, struct ov_entry *out);
 int ov_lookup_from(struct overlay *ov, struct ov_inode *parent, const char *name, unsigned first, bool count,
-		   struct ov_entry *out);
+		   struct ov_found *ready, struct ov_entry *out);
 
 /* super.c */
 
@@ -392,11 +398,51 @@ void ov_listing_add(struct overlay *ov, struct ov_inode *dir, const char *name, 
 void ov_listing_del(struct overlay *ov, struct ov_inode *dir, const char *name);
 void ov_listing_drop(struct overlay *ov, struct ov_inode *dir);
 
+/* The names of DIR, not of more than MAX (-E2BIG), for the caller alone. Namespace lock held. 0 or -errno. */
+int ov_listing_make(struct overlay *ov, struct ov_inode *dir, size_t max, struct ov_listing **out);
+
+/* The listing that DIR has now, referenced; or NULL. */
+struct ov_listing *ov_listing_get(struct overlay *ov, struct ov_inode *dir);
+
+/* The layer of DIR where a name of that height (listing.h) is. */
+unsigned ov_listing_layer(const struct ov_inode *dir, unsigned height);
+
 /*
  * Which layer of DIR shows NAME? 0 with *FIRST the number of the first one that can, or -ENOENT: none. *FIRST is 0 where there
  * is no listing to tell. Namespace lock held.
  */
 int ov_listing_where(struct overlay *ov, struct ov_inode *dir, const char *name, unsigned *first);
+
+/* readdir_ahead.c */
+
+int ov_ahead_init(struct ov_ahead *a); /* 0 or -errno */
+void ov_ahead_destroy(struct overlay *ov); /* nobody else uses it */
+
+/* Directories that were gathered and asked for then, and others. */
+void ov_ahead_count(struct overlay *ov, uint64_t *used, uint64_t *wasted);
+
+/*
+ * The kernel asks for the names of DIR (namespace lock held): what has been gathered of it, or NULL; then it is the caller's, who
+ * gives it back by _put(), also NULL, before the lock is released. _listing(): the names, referenced. _find(): what the search for the
+ * name with COOKIE has found, or NULL; in the order of cookies; it is the caller's to empty. _found(): that was used, and has
+ * NODEID now, by which what is in it can be found. _is_over(): there is nothing more in it,
+ * but perhaps in another one.
+ */
+struct ov_ahead_dir *ov_ahead_take(struct overlay *ov, const struct ov_inode *dir);
+struct ov_listing *ov_ahead_listing(const struct ov_ahead_dir *d);
+struct ov_found *ov_ahead_find(struct ov_ahead_dir *d, uint64_t cookie);
+void ov_ahead_found(struct overlay *ov, struct ov_ahead_dir *d, uint64_t nodeid);
+bool ov_ahead_is_over(const struct ov_ahead_dir *d);
+void ov_ahead_put(struct overlay *ov, struct ov_ahead_dir *d);
+
+/*
+ * The kernel asks for the first names of DIR. Who lists directories in a directory that was listed goes through a tree. _add(): it was
+ * told of N directories (nodeids) in DIR, which it may ask for soon.
+ */
+void ov_ahead_note(struct overlay *ov, const struct ov_inode *dir);
+/* _go_on(): it was told of N names of DIR, the last with COOKIE, and there are more. */
+void ov_ahead_go_on(struct overlay *ov, const struct ov_inode *dir, uint64_t cookie, unsigned n);
+void ov_ahead_add(struct overlay *ov, const struct ov_inode *dir, const uint64_t *dirs, unsigned n);
 
 /* file.c */
 

@@ -70,6 +70,7 @@ static const char help_text[] =
 	"  supervise=BOOL            a second process replaces the one that serves the mount if it dies (default 1)\n"
 	"  nosupervise               as supervise=0\n"
 	"  client_cpu=BOOL           serve a client on its own CPU where that is quicker (default 1)\n"
+	"  readdir_ahead=BOOL        read the directories of a tree before they are asked for (default 1)\n"
 	"  poll=MICROSECONDS         wait awake so long for the next of quick requests (default 50, 0: never)\n"
 	"  uring=BOOL                FUSE over io_uring, where the kernel offers it; no supervisor then (default 0)\n"
 	"  uring_depth=N             threads for each processor then, 2 to 64 (default 4)\n"

@@ -10,6 +10,7 @@
 #include "crash.h"
 #include "log.h"
 
+#define NO_REQUEST UINT64_MAX
 #define CRASHES_MAX 2  /* a request at which so many workers have crashed is refused */
 #define USELESS_MAX 15 /* the same for deaths of any kind between which nothing else was served */
 
@@ -165,8 +166,8 @@ static void on_crash(int sig)
 {
 	struct ov_inflight *at = inflight;
 
-	if (at && ledger)
-		__atomic_store_n(&ledger->blame, at->unique, __ATOMIC_RELEASE);
+	if (ledger)
+		__atomic_store_n(&ledger->blame, at ? at->unique : NO_REQUEST, __ATOMIC_RELEASE);
 	(void)signal(sig, SIG_DFL);
 	(void)raise(sig);
 }

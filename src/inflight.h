@@ -13,7 +13,7 @@
 
 /*
  * The calling thread serves requests and has AT, of ledger L, to say so, instead of what it had before: that is left to whoever
- * sends the answer to the request that it tells of.
+ * sends the answer to the request that it tells of. NULL: it serves none, and no request is to blame if it crashes.
  */
 void ov_inflight_attach(struct ov_ledger *l, struct ov_inflight *at);
 

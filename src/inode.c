@@ -89,6 +89,18 @@ struct ov_inode *ov_inode_find(struct ov_itable *t, uint64_t nodeid)
 	return i;
 }
 
+struct ov_inode *ov_inode_find_ref(struct ov_itable *t, uint64_t nodeid)
+{
+	struct ov_inode *i;
+
+	pthread_mutex_lock(&t->lock);
+	i = find_locked(t, nodeid);
+	if (i)
+		i->refs++;
+	pthread_mutex_unlock(&t->lock);
+	return i;
+}
+
 struct ov_inode *ov_inode_new(struct ov_itable *t, unsigned type)
 {
 	struct ov_inode *i = ov_arena_alloc(t->arena, sizeof(*i));

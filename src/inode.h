@@ -15,7 +15,7 @@
  *   4. overlay.revive
  *   5. a listing's mutex (listing.h)
  *   6. ov_itable.lock: the hash tables, counts, flags and name lists.
- *   7. ov_fdcache.lock, and the arena's
+ *   7. ov_fdcache.lock, ov_ahead.lock (overlay.h), and the arena's
  * The kernel adds: changes in one directory exclude each other and lookups in it, and a nodeid in a request is not
  * forgotten before the reply.
  */
@@ -196,6 +196,9 @@ static inline bool ov_inode_isdir(const struct ov_inode *i)
 
 /* By nodeid; NULL if unknown. No reference is taken: the kernel holds one while it asks. */
 struct ov_inode *ov_inode_find(struct ov_itable *t, uint64_t nodeid);
+
+/* The same for who is not serving a request of it: with a reference, for ov_inode_unref(). */
+struct ov_inode *ov_inode_find_ref(struct ov_itable *t, uint64_t nodeid);
 
 /* A fresh inode of TYPE (S_IFMT bits) with a new nodeid, not yet in any table. NULL: no memory. */
 struct ov_inode *ov_inode_new(struct ov_itable *t, unsigned type);

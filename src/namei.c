@@ -520,6 +520,11 @@ int ov_search(struct overlay *ov, struct ov_inode *parent, const char *name, uns
 	return search_from(ov, parent, name, first, first == 0, f);
 }
 
+int ov_search_listed(struct overlay *ov, struct ov_inode *parent, const char *name, unsigned first, struct ov_found *f)
+{
+	return search_from(ov, parent, name, first, true, f);
+}
+
 int ov_lower_has(struct overlay *ov, struct ov_inode *parent, const char *name)
 {
 	struct ov_found f;
@@ -689,15 +694,21 @@ static int lookup_known(struct overlay *ov, struct ov_inode *parent, const char 
 	return r;
 }
 
-/* NAME is not known yet: search it. */
+/* NAME is not known yet: search it, or take what is READY (or NULL). */
 static int lookup_new(struct overlay *ov, struct ov_inode *parent, const char *name, unsigned first, bool count,
-		      struct ov_entry *out)
+		      struct ov_found *ready, struct ov_entry *out)
 {
 	struct ov_inode *i;
 	struct ov_found f;
 	bool merged;
-	int r = search_from(ov, parent, name, first, true, &f);
+	int r = 0;
 
+	if (ready) {
+		f = *ready;
+		memset(ready, 0, sizeof(*ready));
+	} else {
+		r = ov_search_listed(ov, parent, name, first, &f);
+	}
 	if (r < 0 || !f.exists)
 		return r;
 	out->attr = f.stx;
@@ -734,18 +745,18 @@ int ov_lookup_locked(struct overlay *ov, struct ov_inode *parent, const char *na
 		return -ENAMETOOLONG; /* which no listing says */
 	if (ov_listing_where(ov, parent, name, &first) == -ENOENT)
 		return 0;
-	return lookup_new(ov, parent, name, first, count, out);
+	return lookup_new(ov, parent, name, first, count, NULL, out);
 }
 
 int ov_lookup_from(struct overlay *ov, struct ov_inode *parent, const char *name, unsigned first, bool count,
-		   struct ov_entry *out)
+		   struct ov_found *ready, struct ov_entry *out)
 {
 	int r = lookup_known(ov, parent, name, count, out);
 
 	if (r)
-		return r < 0 ? r : 0;
+		return r;
 	out->nodeid = 0;
-	return lookup_new(ov, parent, name, first, count, out);
+	return lookup_new(ov, parent, name, first, count, ready, out);
 }
 
 int ov_lookup(struct overlay *ov, struct ov_inode *parent, const char *name, struct ov_entry *out)

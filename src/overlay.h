@@ -78,12 +78,41 @@ struct ov_hooks {
 	 * not.
 	 */
 	void (*unlist)(void *arg, uint64_t nodeid);
+	/* ov_ahead_work() has something to do. Locks are held. */
+	void (*look_ahead)(void *arg);
 	/* The front's number of the request that the calling thread serves, not 0. */
 	uint64_t (*request)(void *arg);
 	/* Has that request been given to a worker before, which died? Then the change may be made already. */
 	bool (*is_repeat)(void *arg);
 	/* The change that the request asks for is made, and must not be made again if it is repeated. */
 	void (*done)(void *arg);
+};
+
+#define OV_AHEAD_DIRS 64
+#define OV_AHEAD_PARENTS 16
+
+struct ov_ahead_dir;
+struct ov_ahead_parent;
+
+/* Directories read before they are asked for. */
+struct ov_ahead {
+	pthread_mutex_t lock; /* of all that follows */
+	bool on;              /* atomic: there is a thread for it */
+	bool left_behind;     /* of who stops it: it was to end, but a layer does not answer */
+	bool idle;            /* it has nothing to do */
+	uint64_t current;     /* nodeid of the directory it is at, or 0: none, or what it gathers is not wanted any more */
+	uint64_t go_on;       /* nodeid of a directory that is being listed, or 0, */
+	uint64_t go_on_after; /* the cookie after which it will be asked for, */
+	unsigned go_on_n;     /* and by how many names at a time */
+	unsigned news;        /* listings with directories in them */
+	unsigned steps;       /* of a walk through a tree that were seen */
+	struct ov_ahead_parent *parents[OV_AHEAD_PARENTS]; /* directories with others in them; the one in use last comes first */
+	unsigned nparents;
+	struct ov_ahead_dir *dirs[OV_AHEAD_DIRS]; /* gathered, oldest first */
+	unsigned ndirs, allowed; /* so many may be at a time */
+	unsigned nout;        /* that requests have in their hands */
+	size_t bytes;         /* that those in DIRS take */
+	uint64_t used, wasted; /* directories */
 };
 
 #define OV_TIME_LOCKS 32
@@ -130,6 +159,7 @@ struct overlay {
 	pthread_mutex_t listings_lock;
 	struct ov_listing *listings, *listings_last; /* LRU list of listings, newest first */
 	size_t listing_bytes;
+	struct ov_ahead ahead;
 	uint64_t copyups;        /* atomic: objects copied up */
 	uint64_t probes;         /* atomic: names looked for in a layer */
 };
@@ -213,6 +243,21 @@ typedef bool (*ov_fits_t)(void *arg, const char *name);
 /* Entries after cookie OFF (0: from the start). PLUS: look every entry up, which counts as a lookup. */
 int ov_readdir(struct overlay *ov, struct ov_inode *dir, uint64_t off, bool plus, ov_fits_t fits, ov_filldir_t fill,
 	       void *arg);
+
+/* readdir_ahead.c */
+
+/*
+ * For a thread of the front's own: gather one directory that will be asked for soon, as it seems. False: there is none;
+ * hooks.look_ahead tells when there is.
+ */
+bool ov_ahead_work(struct overlay *ov);
+
+/* There will be that thread: notice who goes through trees. _stop(): there will not be, and what it is at is not wanted. */
+void ov_ahead_start(struct overlay *ov);
+void ov_ahead_stop(struct overlay *ov);
+
+/* That thread, once a second while this is true: throw away what nobody has asked for. */
+bool ov_ahead_expire(struct overlay *ov);
 
 /*
  * dir.c, rename.c. What makes a name relies on it that NAME is not in the view: the caller has looked it up, and nobody else

@@ -760,6 +760,7 @@ static const struct option options[] = {
 	{"supervise", read_bool, FIELD(supervise), 0, NULL},
 	{"nosupervise", read_nosupervise, NOWHERE, 0, NULL},
 	{"client_cpu", read_bool, FIELD(client_cpu), 0, NULL},
+	{"readdir_ahead", read_bool, FIELD(readdir_ahead), 0, NULL},
 	{"poll", read_number, FIELD(poll), OV_POLL_MAX, NULL},
 	{"uring", read_bool, FIELD(uring), 0, NULL},
 	{"uring_depth", read_number, FIELD(uring_depth), OV_URING_DEPTH_MAX, NULL},
@@ -1100,7 +1101,7 @@ static int set_defaults(struct parser *ps, const char *argv0)
 	const char *base = argv0 != NULL ? strrchr(argv0, '/') : NULL;
 	int r;
 
-	*p = (struct ov_params){.timeout = -1, .writeback = true, .client_cpu = true, .poll = OV_POLL_DEFAULT,
+	*p = (struct ov_params){.timeout = -1, .writeback = true, .client_cpu = true, .readdir_ahead = true, .poll = OV_POLL_DEFAULT,
 				.uring_depth = OV_URING_DEPTH_DEFAULT, .default_permissions = true, .supervise = true,
 				.log_level = -1};
 	ov_config_init(&p->ov);

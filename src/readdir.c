@@ -248,8 +248,7 @@ void ov_listing_drop(struct overlay *ov, struct ov_inode *dir)
 	pthread_mutex_unlock(&ov->listings_lock);
 }
 
-/* The listing that DIR has now, referenced; or NULL. */
-static struct ov_listing *listing_get(struct overlay *ov, struct ov_inode *dir)
+struct ov_listing *ov_listing_get(struct overlay *ov, struct ov_inode *dir)
 {
 	struct ov_listing *l;
 
@@ -309,8 +308,7 @@ static void listing_grew(struct overlay *ov, const struct ov_inode *dir, struct 
 	pthread_mutex_unlock(&ov->listings_lock);
 }
 
-/* Not of more than MAX names: -E2BIG. */
-static int build_listing(struct overlay *ov, struct ov_inode *dir, size_t max, struct ov_listing **out)
+int ov_listing_make(struct overlay *ov, struct ov_inode *dir, size_t max, struct ov_listing **out)
 {
 	struct builder b = {.l = ov_listing_new(), .max = max};
 	int r = b.l ? 0 : -ENOMEM;
@@ -325,12 +323,23 @@ static int build_listing(struct overlay *ov, struct ov_inode *dir, size_t max, s
 		ov_listing_unref(b.l);
 		return r;
 	}
-	*out = listing_set(ov, dir, b.l);
+	*out = b.l;
 	return 0;
 }
 
-/* The layer of DIR where a name of that height is. Copy-up adds one in front, the others stay. */
-static unsigned layer_of(const struct ov_inode *dir, unsigned height)
+/* The same, and DIR has it from now on. */
+static int build_listing(struct overlay *ov, struct ov_inode *dir, size_t max, struct ov_listing **out)
+{
+	struct ov_listing *l = NULL;
+	int r = ov_listing_make(ov, dir, max, &l);
+
+	if (r == 0)
+		*out = listing_set(ov, dir, l);
+	return r;
+}
+
+/* Copy-up adds one in front, the others stay. */
+unsigned ov_listing_layer(const struct ov_inode *dir, unsigned height)
 {
 	return height && height <= dir->nrdirs ? dir->nrdirs - height : 0;
 }
@@ -338,7 +347,7 @@ static unsigned layer_of(const struct ov_inode *dir, unsigned height)
 /* A listing of DIR to look names up in, made when enough of them were asked for; NULL if it has none. */
 static struct ov_listing *index_get(struct overlay *ov, struct ov_inode *dir)
 {
-	struct ov_listing *l = listing_get(ov, dir);
+	struct ov_listing *l = ov_listing_get(ov, dir);
 	unsigned n;
 	int r;
 
@@ -370,13 +379,13 @@ int ov_listing_where(struct overlay *ov, struct ov_inode *dir, const char *name,
 		return 0;
 	found = ov_listing_find(l, name, &height);
 	ov_listing_unref(l);
-	*first = layer_of(dir, height);
+	*first = ov_listing_layer(dir, height);
 	return found ? 0 : -ENOENT;
 }
 
 void ov_listing_add(struct overlay *ov, struct ov_inode *dir, const char *name, unsigned type)
 {
-	struct ov_listing *l = listing_get(ov, dir);
+	struct ov_listing *l = ov_listing_get(ov, dir);
 	size_t size;
 
 	if (!l)
@@ -390,7 +399,7 @@ void ov_listing_add(struct overlay *ov, struct ov_inode *dir, const char *name, 
 
 void ov_listing_del(struct overlay *ov, struct ov_inode *dir, const char *name)
 {
-	struct ov_listing *l = listing_get(ov, dir);
+	struct ov_listing *l = ov_listing_get(ov, dir);
 
 	if (!l)
 		return;
@@ -548,9 +557,17 @@ static bool is_unkept(struct overlay *ov, struct ov_inode *dir, size_t n)
 
 /* ---- reading ---- */
 
+#define REPLY_DIRS_MAX 256 /* directories of one reply that may be read ahead */
+
 struct reader {
 	struct overlay *ov;
 	struct ov_inode *dir;
+	struct ov_ahead_dir *ahead; /* what is known of it already, or NULL */
+	uint64_t children[REPLY_DIRS_MAX];
+	unsigned nchildren;
+	uint64_t last; /* cookie of the last name taken */
+	unsigned ntaken;
+	bool searched; /* not all names were known already */
 	bool plus;
 	ov_fits_t fits;
 	ov_filldir_t fill;
@@ -570,17 +587,37 @@ static bool emit_dot(struct reader *rd, const char *name, uint64_t cookie)
 	return !rd->fits(rd->arg, name) ? false : rd->fill(rd->arg, name, &entry, cookie);
 }
 
+/* What is known of the next name already, or NULL. */
+static struct ov_found *known_ahead(struct reader *rd, uint64_t cookie)
+{
+	while (rd->ahead) {
+		struct ov_found *f = ov_ahead_find(rd->ahead, cookie);
+
+		if (f || !ov_ahead_is_over(rd->ahead))
+			return f;
+		ov_ahead_put(rd->ov, rd->ahead);
+		rd->ahead = ov_ahead_take(rd->ov, rd->dir);
+	}
+	return NULL;
+}
+
 /* One name: 0 taken or passed over, 1 full, -errno. */
 static int emit(struct reader *rd, const char *name, const struct ov_lname *e)
 {
 	struct ov_entry entry = {0};
+	struct ov_found *ready;
 	uint64_t cookie = e->cookie;
 	unsigned type = e->type;
 	int r;
 
 	if (!rd->fits(rd->arg, name))
 		return 1;
-	r = ov_lookup_from(rd->ov, rd->dir, name, layer_of(rd->dir, e->height), rd->plus, &entry);
+	ready = known_ahead(rd, cookie);
+	r = ov_lookup_from(rd->ov, rd->dir, name, ov_listing_layer(rd->dir, e->height), rd->plus, ready, &entry);
+	if (ready && r == 0 && !ready->exists)
+		ov_ahead_found(rd->ov, rd->ahead, entry.nodeid);
+	rd->searched |= r == 0;
+	r = r == 1 ? 0 : r;
 	if (r == -ENOENT || (r == 0 && !entry.nodeid && !entry.attr.stx_mode))
 		return 0; /* went meanwhile */
 	if (r < 0) { /* cannot be looked up: still a name; the error comes when it is used */
@@ -588,19 +625,53 @@ static int emit(struct reader *rd, const char *name, const struct ov_lname *e)
 		entry.attr.stx_mode = (uint16_t)DTTOIF(type);
 		entry.attr.stx_ino = cookie;
 	}
-	if (rd->fill(rd->arg, name, &entry, cookie))
+	if (rd->fill(rd->arg, name, &entry, cookie)) {
+		if (rd->plus && S_ISDIR(entry.attr.stx_mode) && entry.nodeid && rd->nchildren < REPLY_DIRS_MAX)
+			rd->children[rd->nchildren++] = entry.nodeid;
+		rd->last = cookie;
+		rd->ntaken++;
 		return 0;
+	}
 	if (entry.nodeid && rd->plus)
 		ov_inode_forget(&rd->ov->tab, entry.nodeid, 1);
 	return 1;
+}
+
+/* The names of DIR, referenced: as they are known, or read now. */
+static int names_of(struct reader *rd, struct ov_listing **out)
+{
+	*out = ov_listing_get(rd->ov, rd->dir);
+	if (!*out) {
+		*out = ov_ahead_listing(rd->ahead);
+		*out = *out ? listing_set(rd->ov, rd->dir, *out) : NULL;
+	}
+	return *out ? 0 : build_listing(rd->ov, rd->dir, SIZE_MAX, out);
+}
+
+/* The names of L after OFF: 0, 1 if the reply is full, -errno. *OVER: there were none. *COUNT: all that there are. */
+static int emit_names(struct reader *rd, struct ov_listing *l, uint64_t off, bool *over, size_t *count)
+{
+	int r;
+
+	pthread_mutex_lock(&l->lock);
+	r = ov_listing_settle(l);
+	for (size_t n = ov_listing_after(l, off); r == 0 && n < l->n; n++) {
+		if (l->e[n].gone)
+			continue;
+		*over = false;
+		r = emit(rd, l->names + l->e[n].name, &l->e[n]);
+	}
+	*count = l->n;
+	pthread_mutex_unlock(&l->lock);
+	return r;
 }
 
 int ov_readdir(struct overlay *ov, struct ov_inode *dir, uint64_t off, bool plus, ov_fits_t fits, ov_filldir_t fill,
 	       void *arg)
 {
 	struct reader rd = {.ov = ov, .dir = dir, .plus = plus, .fits = fits, .fill = fill, .arg = arg};
-	struct ov_listing *l;
-	size_t first, count;
+	struct ov_listing *l = NULL;
+	size_t count = 0;
 	bool over = off >= OV_COOKIE_DOTDOT;
 	int r = 0;
 
@@ -611,24 +682,22 @@ int ov_readdir(struct overlay *ov, struct ov_inode *dir, uint64_t off, bool plus
 		return 0;
 	if (off < OV_COOKIE_DOTDOT && !emit_dot(&rd, "..", OV_COOKIE_DOTDOT))
 		return 0;
-	l = listing_get(ov, dir);
-	if (!l) {
-		r = build_listing(ov, dir, SIZE_MAX, &l);
-		if (r < 0)
-			return r;
+	if (plus) {
+		if (off == 0)
+			ov_ahead_note(ov, dir);
+		rd.ahead = ov_ahead_take(ov, dir);
 	}
-	pthread_mutex_lock(&l->lock);
-	r = ov_listing_settle(l);
-	first = ov_listing_after(l, off);
-	for (size_t n = first; r == 0 && n < l->n; n++) {
-		if (l->e[n].gone)
-			continue;
-		over = false;
-		r = emit(&rd, l->names + l->e[n].name, &l->e[n]);
-	}
-	count = l->n;
+	r = names_of(&rd, &l);
+	if (r == 0)
+		r = emit_names(&rd, l, off, &over, &count);
+	ov_ahead_put(ov, rd.ahead);
+	if (r == 1 && plus && rd.searched && rd.ntaken)
+		ov_ahead_go_on(ov, dir, rd.last, rd.ntaken);
+	if (r < 0 && !l)
+		return r;
+	if (rd.nchildren)
+		ov_ahead_add(ov, dir, rd.children, rd.nchildren);
 	over = over && r == 0;
-	pthread_mutex_unlock(&l->lock);
 	if (r == -ENOMEM)
 		ov_listing_drop(ov, dir);
 	else if (over && dir->nrdirs < INDEX_LAYERS)

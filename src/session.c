@@ -29,6 +29,7 @@
 #include "ops.h"
 #include "poller.h"
 #include "poster.h"
+#include "scout.h"
 #include "sys/io.h"
 #include "transport.h"
 #include "uring.h"
@@ -79,6 +80,7 @@ struct ov_session {
 	struct ov_uring *uring;   /* or NULL */
 	bool uring_on;            /* it serves most requests */
 	struct ov_notify notify;
+	struct ov_scout scout;
 	unsigned flushing;        /* atomic: threads that wait in flush_data() */
 };
 
@@ -163,6 +165,13 @@ static void unlist(void *arg, uint64_t nodeid)
 	struct ov_session *s = arg;
 
 	ov_notify_listing_later(&s->notify, nodeid);
+}
+
+static void look_ahead(void *arg)
+{
+	struct ov_session *s = arg;
+
+	ov_scout_wake(&s->scout);
 }
 
 bool ov_session_is_flushing(const struct ov_session *s)
@@ -719,6 +728,7 @@ static void set_hooks(struct ov_session *s)
 		.loses_name = loses_name,
 		.inval_dir = inval_dir,
 		.unlist = s->front.writeback ? unlist : NULL,
+		.look_ahead = look_ahead,
 		.request = ov_inflight_request,
 		.is_repeat = ov_inflight_is_repeat,
 		.done = ov_inflight_done,
@@ -744,6 +754,7 @@ static struct ov_session *new_session(struct overlay *ov, const struct ov_params
 	ov_leader_init(&s->leader);
 	ov_crossing_init(&s->front.crossing);
 	(void)ov_notify_init(&s->notify, ov->ledger); /* a condition that needs no memory */
+	(void)ov_scout_init(&s->scout, ov); /* likewise */
 	ov_buffers_init(&s->buffers, ov);
 	s->event = eventfd(0, EFD_CLOEXEC);
 	set_hooks(s);
@@ -979,6 +990,9 @@ int ov_session_start(struct ov_session *s, bool again)
 			break; /* fewer will do */
 		__atomic_store_n(&s->nthreads, n + 1, __ATOMIC_RELEASE);
 	}
+	/* nobody shall die of it twice: not after a death */
+	if (s->params->readdir_ahead && s->poller.cpus > 1 && thread_total(s) > 1 && !s->ov->ledger->restarts)
+		(void)ov_scout_start(&s->scout);
 	return 0;
 }
 
@@ -1097,6 +1111,7 @@ int ov_session_serve(struct ov_session *s)
 			wait_event(s, 0);
 	}
 	close(sfd);
+	ov_scout_stop(&s->scout);
 	ov_notify_stop(&s->notify);
 	if (what == SERVE_END)
 		unmount(s);
@@ -1115,6 +1130,7 @@ void ov_session_free(struct ov_session *s)
 {
 	if (!s)
 		return;
+	ov_scout_stop(&s->scout);
 	if (s->nthreads) {
 		/* after a clean unmount read() gives ENODEV and the threads end; else closing the connection ends them */
 		for (int n = 0; n < 20 && __atomic_load_n(&s->ended, __ATOMIC_ACQUIRE) < s->nthreads; n++)
@@ -1127,7 +1143,8 @@ void ov_session_free(struct ov_session *s)
 		for (unsigned n = 0; n < s->nthreads; n++)
 			join_thread(&s->threads[n]);
 	}
-	if (!ov_poster_free(s->poster) || !ov_uring_free(s->uring) || !ov_notify_destroy(&s->notify)) {
+	if (!ov_poster_free(s->poster) || !ov_uring_free(s->uring) || !ov_notify_destroy(&s->notify) ||
+	    !ov_scout_destroy(&s->scout)) {
 		free(s->mountpoint);
 		return; /* likewise */
 	}

@@ -520,6 +520,8 @@ static int init_locks(struct overlay *ov)
 		r = -pthread_mutex_init(&ov->listings_lock, NULL);
 	if (r == 0)
 		r = -pthread_mutex_init(&ov->revive, NULL);
+	if (r == 0)
+		r = ov_ahead_init(&ov->ahead);
 	for (unsigned n = 0; r == 0 && n < OV_TIME_LOCKS; n++)
 		r = -pthread_mutex_init(&ov->times[n], NULL);
 	return r;
@@ -699,6 +701,11 @@ void ov_close(struct overlay *ov)
 {
 	if (!ov)
 		return;
+	if (ov->ahead.left_behind) { /* that thread may go on: the process ends now */
+		ov_finish(ov);
+		return;
+	}
+	ov_ahead_destroy(ov);
 	if (ov->tab.ids)
 		ov_itable_destroy(&ov->tab);
 	for (unsigned n = 0; ov->layers && n < ov->nlayers + ov->ndata; n++) {
@@ -732,6 +739,7 @@ void ov_close(struct overlay *ov)
 size_t ov_print_state(struct overlay *ov, char *buf, size_t size)
 {
 	size_t inodes, names, listings;
+	uint64_t ahead_used, ahead_wasted;
 	int n;
 
 	pthread_mutex_lock(&ov->tab.lock);
@@ -741,10 +749,12 @@ size_t ov_print_state(struct overlay *ov, char *buf, size_t size)
 	pthread_mutex_lock(&ov->listings_lock);
 	listings = ov->listing_bytes;
 	pthread_mutex_unlock(&ov->listings_lock);
-	n = snprintf(buf, size, "copy-ups %llu\nlayer-probes %llu\ninodes %zu\nnames %zu\nlisting-bytes %zu\nopen-fds %u\n",
+	ov_ahead_count(ov, &ahead_used, &ahead_wasted);
+	n = snprintf(buf, size, "copy-ups %llu\nlayer-probes %llu\ninodes %zu\nnames %zu\nlisting-bytes %zu\nopen-fds %u\n"
+		     "directories-ahead %llu\ndirectories-ahead-unused %llu\n",
 		     (unsigned long long)__atomic_load_n(&ov->copyups, __ATOMIC_RELAXED),
 		     (unsigned long long)__atomic_load_n(&ov->probes, __ATOMIC_RELAXED), inodes, names, listings,
-		     ov_fdcache_count(&ov->fds));
+		     ov_fdcache_count(&ov->fds), (unsigned long long)ahead_used, (unsigned long long)ahead_wasted);
 	return n < 0 ? 0 : (size_t)n;
 }
 

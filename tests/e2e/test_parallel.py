@@ -773,6 +773,82 @@ def test_clients_side_by_side():
         eq(beside(), 0)
 
 
+def forest(dirs):
+    """Directories with others in them, whose files begin with "a", which nobody touches, and "c", of two layers."""
+    def layer(k):
+        return {"%s/%s%d%d" % (d, c, k, n): c * (n + 1) for d in places for c in "ac" for n in range(4)}
+    places = ["d%03d" % n + below for n in range(dirs) for below in ("", "/in", "/in/in")]
+    return places, [layer(0), layer(1)]
+
+
+def walk(top):
+    """{path: (mode, size)} of all files, directories in the order of their listings."""
+    out, todo = {}, [""]
+    while todo:
+        d = todo.pop()
+        with Dir(os.path.join(top, d)) as listing:
+            found = [n for n, _, _ in listing if n not in (".", "..")]
+        for n in reversed(found):
+            try:
+                st = os.lstat(os.path.join(top, d, n))
+            except FileNotFoundError:
+                continue
+            if stat.S_ISDIR(st.st_mode):
+                todo.append(os.path.join(d, n))
+            else:
+                out[os.path.join(d, n)] = (stat.S_IMODE(st.st_mode), st.st_size)
+    return out
+
+
+@test(only_ours="it has no daemon", tries=3)
+def test_directories_are_read_ahead_of_a_walk():
+    def ahead():
+        return state(ov.mnt)["directories-ahead"]
+    if len(os.sched_getaffinity(0)) < 2:
+        skip("there is one CPU")
+    places, layers = forest(30)
+    want = {p: (0o644, len(text)) for layer in layers for p, text in layer.items()}
+    with Overlay(layers) as ov:
+        for opts in ("readdir_ahead=0", "max_threads=1", "threaded=0", "index=on", "uring=1", ""):
+            ov.remount(opts)
+            for d in range(3):
+                os.listdir(ov.m("d%03d/in/in" % d))
+            eq(ahead(), 0)   # that is no walk
+            eq(walk(ov.mnt), want)
+            if opts in ("readdir_ahead=0", "max_threads=1", "threaded=0"):
+                eq(ahead(), 0)
+            else:
+                ok(ahead() > 10, (opts, ahead()))
+        same_ever_after(ov)
+
+
+@test
+def test_walks_beside_changes():
+    """What is read ahead is not shown if it has changed meanwhile."""
+    def change(rnd):
+        for _ in until():
+            c = [ov.m(rnd.choice(places), "c%d%d" % (rnd.randrange(2), rnd.randrange(4))) for _ in range(3)]
+            attempt((errno.ENOENT,), os.unlink, c[0])
+            attempt((errno.ENOENT,), os.chmod, c[1], 0o600)
+            attempt((errno.ENOENT,), os.rename, c[1], c[2])
+            if rnd.random() < 0.5:
+                attempt((errno.EEXIST,), touch, c[0])
+
+    def work(w):
+        if w < 2:
+            change(random.Random(w))
+            return
+        seen = walk(ov.mnt)
+        eq({p: v for p, v in seen.items() if "/a" in p}, stay)
+
+    places, layers = forest(30)
+    stay = {p: (0o644, len(text)) for layer in layers for p, text in layer.items() if "/a" in p}
+    for opts in ("index=off", "index=on"):
+        with Overlay(layers, opts=opts) as ov:
+            crowd(4, work)
+            same_ever_after(ov)
+
+
 @test(only_ours="it has no daemon")
 def test_clients_that_leave_their_cpu():
     """Replies of every kind and size come from another thread, and are what they are without."""

@@ -813,6 +813,14 @@ static bool reader_fill(void *arg OV_UNUSED, const char *name, const struct ov_e
 	return true;
 }
 
+/* The thread that reads directories ahead (the front's) may be at work between any two calls. */
+static void look_ahead(const uint8_t *c)
+{
+	fuzz_ov->ahead.steps = 16; /* as if enough of a walk had been seen */
+	for (unsigned n = 1 + ((c[3] ^ c[5]) & 3); n > 1 && ov_ahead_work(fuzz_ov); n--)
+		;
+}
+
 /* Some entries of a listing; it goes on where it was if there is one begun. */
 static void call_readdir(const uint8_t *c)
 {
@@ -890,6 +898,7 @@ static bool open_overlay(void)
 	memset(fuzz_held, 0, sizeof(fuzz_held));
 	memset(ino_moved, 0, sizeof(ino_moved));
 	fuzz_held[OV_ROOT_ID] = 1;
+	ov_ahead_start(fuzz_ov);
 	fuzz_ov->hooks.inval_attr = note_attr;
 	fuzz_ov->hooks.inval_dir = note_dir;
 	/* as a file system below with less to offer, or fewer descriptors, would have it */
@@ -1037,6 +1046,7 @@ static void call(const uint8_t *c)
 		else
 			call_forget(c);
 	}
+	look_ahead(c);
 	settle_all();
 }
 

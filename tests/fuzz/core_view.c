@@ -249,6 +249,9 @@ static void list(struct ov_inode *dir, bool plus, struct listed *l)
 		before = l->n + l->dots;
 		l->room = 3 + before % 4; /* in several replies */
 		HOLDS(ov_readdir(fuzz_ov, dir, l->last, plus, fits, fill, l) == 0);
+		fuzz_ov->ahead.steps = 16;
+		if (l->n % 3)
+			(void)ov_ahead_work(fuzz_ov);
 	}
 	HOLDS(l->dots == 2);
 }

@@ -108,7 +108,7 @@ def index_leaks(logs):
 
 def parallel_tsan(logs):
     """many processes on a mount, with ThreadSanitizer"""
-    words = "copy_up_of", "renames_lose", "listings_during", "side_by_side"
+    words = "copy_up_of", "renames_lose", "listings_during", "side_by_side", "walks_beside"
     mounts("fuse-overlay-tsan", "test_parallel.py", logs, words, wrapper=aslr_off(), opts="nosupervise")
 
 

@@ -12,6 +12,7 @@ Suite *log_suite(void);
 Suite *sys_suite(void);
 Suite *format_suite(void);
 Suite *listing_suite(void);
+Suite *readdir_ahead_suite(void);
 Suite *waiting_suite(void);
 #ifdef HAVE_CORE_SUITE
 Suite *core_suite(void);
@@ -28,6 +29,7 @@ int main(void)
 	srunner_add_suite(sr, sys_suite());
 	srunner_add_suite(sr, format_suite());
 	srunner_add_suite(sr, listing_suite());
+	srunner_add_suite(sr, readdir_ahead_suite());
 	srunner_add_suite(sr, waiting_suite());
 #ifdef HAVE_CORE_SUITE
 	srunner_add_suite(sr, core_suite());
