@@ -418,8 +418,8 @@ int ov_listing_where(struct overlay *ov, struct ov_inode *dir, const char *name,
 int ov_ahead_init(struct ov_ahead *a); /* 0 or -errno */
 void ov_ahead_destroy(struct overlay *ov); /* nobody else uses it */
 
-/* Directories that were gathered and asked for then, and others. */
-void ov_ahead_count(struct overlay *ov, uint64_t *used, uint64_t *wasted);
+/* Directories that were gathered and asked for then, and others; files that were opened. */
+void ov_ahead_count(struct overlay *ov, uint64_t *used, uint64_t *wasted, uint64_t *opened);
 
 /*
  * The kernel asks for the names of DIR (namespace lock held): what has been gathered of it, or NULL; then it is the caller's, who
@@ -443,6 +443,9 @@ void ov_ahead_note(struct overlay *ov, const struct ov_inode *dir);
 /* _go_on(): it was told of N names of DIR, the last with COOKIE, and there are more. */
 void ov_ahead_go_on(struct overlay *ov, const struct ov_inode *dir, uint64_t cookie, unsigned n);
 void ov_ahead_add(struct overlay *ov, const struct ov_inode *dir, const uint64_t *dirs, unsigned n);
+
+/* I, a file, is begun to be read (namespace lock held): are those behind it in its directory, too? */
+void ov_ahead_note_read(struct overlay *ov, const struct ov_inode *i);
 
 /* file.c */
 

@@ -142,8 +142,10 @@ struct ov_fdslot *ov_read_begin(struct overlay *ov, struct ov_inode *i, off_t of
 {
 	OV_NS_READ(ov);
 	*err = 0;
-	if (off == 0)
+	if (off == 0) {
 		ov_listing_touched(ov, i);
+		ov_ahead_note_read(ov, i);
+	}
 	return ov_file_get(ov, i, false, err);
 }
 

@@ -21,7 +21,8 @@ void ov_inflight_attach(struct ov_ledger *l, struct ov_inflight *at)
 {
 	ledger = l;
 	inflight = at;
-	ov_inode_notes_raised_in(&at->nraised, l->raised[at - l->inflight]);
+	if (at)
+		ov_inode_notes_raised_in(&at->nraised, l->raised[at - l->inflight]);
 }
 
 static struct ov_strike *find_strike(struct ov_ledger *l, uint64_t unique)

@@ -105,6 +105,9 @@ struct ov_ahead {
 	uint64_t go_on_after; /* the cookie after which it will be asked for, */
 	unsigned go_on_n;     /* and by how many names at a time */
 	unsigned news;        /* listings with directories in them */
+	uint64_t read;        /* nodeid of the file that was begun to be read last */
+	unsigned reads;       /* so many one after the other had numbers in order */
+	uint64_t file, file_end; /* nodeids of those that may be next, and are to be opened */
 	unsigned steps;       /* of a walk through a tree that were seen */
 	struct ov_ahead_parent *parents[OV_AHEAD_PARENTS]; /* directories with others in them; the one in use last comes first */
 	unsigned nparents;
@@ -113,6 +116,7 @@ struct ov_ahead {
 	unsigned nout;        /* that requests have in their hands */
 	size_t bytes;         /* that those in DIRS take */
 	uint64_t used, wasted; /* directories */
+	uint64_t opened;      /* files */
 };
 
 #define OV_TIME_LOCKS 32

@@ -30,7 +30,7 @@ struct ov_params {
 	bool debug;           /* -d, -o debug */
 	bool single_thread;   /* -s, threaded=0 */
 	unsigned max_threads; /* max_threads=, 0: choose */
-	bool readdir_ahead;   /* read the directories of a tree before they are asked for */
+	bool readdir_ahead;   /* read a tree's directories, and open its files, before they are asked for */
 	bool client_cpu;      /* serve clients on their own CPU where that is quicker */
 	unsigned poll;        /* microseconds, default OV_POLL_DEFAULT */
 	bool uring;           /* FUSE over io_uring, where the kernel has it */

@@ -10,8 +10,11 @@
  * what is gathered of one is right for as long as it is not: this is looked at when it is used (ov_ahead_take()), with the
  * namespace lock held. What a hard link in another place may change is left out. No inode is made. Who does not find his directory
  * here reads it himself.
+ *
+ * Likewise files that come next are opened where one after the other is read.
  */
 
+#include <fcntl.h>
 #include <string.h>
 #include <time.h>
 
@@ -31,6 +34,11 @@
 #define BELOW_MAX 32         /* such directories at once */
 #define AT_ONCE_MAX 512      /* names that are looked for at once */
 #define VAIN_MAX 16          /* of them one after the other that are of no use */
+#define READS_BEFORE 3       /* files that are read one after the other before those behind them are opened */
+#define READS_APART 4        /* numbers between them: of directories, and of what was known before */
+#define FILES_MIN 4          /* to be opened at once */
+#define FILES_MAX 12         /* ahead of the one that is read */
+#define FILE_AHEAD (128 << 10) /* bytes of each that the disk is asked for */
 #define RESERVE 16           /* places for what is known by a number of its own only when it is asked for */
 
 struct entry {
@@ -170,13 +178,14 @@ void ov_ahead_destroy(struct overlay *ov)
 	pthread_mutex_destroy(&a->lock);
 }
 
-void ov_ahead_count(struct overlay *ov, uint64_t *used, uint64_t *wasted)
+void ov_ahead_count(struct overlay *ov, uint64_t *used, uint64_t *wasted, uint64_t *opened)
 {
 	struct ov_ahead *a = &ov->ahead;
 
 	pthread_mutex_lock(&a->lock);
 	*used = a->used;
 	*wasted = a->wasted;
+	*opened = a->opened;
 	pthread_mutex_unlock(&a->lock);
 }
 
@@ -187,7 +196,8 @@ void ov_ahead_stop(struct overlay *ov)
 	pthread_mutex_lock(&a->lock);
 	__atomic_store_n(&a->on, false, __ATOMIC_RELAXED);
 	a->current = a->go_on = 0;
-	a->steps = 0;
+	a->steps = a->reads = 0;
+	a->file = a->file_end;
 	pthread_mutex_unlock(&a->lock);
 }
 
@@ -210,10 +220,17 @@ static struct ov_ahead_parent *next_parent(const struct ov_ahead *a)
 	return NULL;
 }
 
+/* Are there enough files to be opened? Lock held. */
+static bool has_files(const struct ov_ahead *a)
+{
+	return a->file + FILES_MIN <= a->file_end;
+}
+
 /* Is the thread to be told that there is something to do again? Lock held. */
 static bool should_wake(struct ov_ahead *a)
 {
-	bool wake = a->idle && has_room(a) && (a->go_on || (a->ndirs <= a->allowed / 2 && next_parent(a)));
+	bool dir = has_room(a) && (a->go_on || (a->ndirs <= a->allowed / 2 && next_parent(a)));
+	bool wake = a->idle && (dir || has_files(a));
 
 	a->idle = a->idle && !wake;
 	return wake;
@@ -495,6 +512,81 @@ void ov_ahead_add(struct overlay *ov, const struct ov_inode *dir, const uint64_t
 		wake(ov);
 }
 
+/* ---- files ---- */
+
+/*
+ * The names of a listing get their numbers one after the other, so who reads files in its order reads those of rising numbers. The
+ * next ones are opened, and the disk is asked for their data. They are in the cache of descriptors then, like what was read.
+ */
+void ov_ahead_note_read(struct overlay *ov, const struct ov_inode *i)
+{
+	struct ov_ahead *a = &ov->ahead;
+	uint64_t nodeid = i->nodeid;
+	bool tell = false;
+
+	if (!__atomic_load_n(&a->on, __ATOMIC_RELAXED) || ov->fds.limit < 8 * FILES_MAX)
+		return;
+	pthread_mutex_lock(&a->lock);
+	a->reads = a->read && nodeid > a->read && nodeid - a->read <= READS_APART ? a->reads + 1 : 0;
+	a->read = nodeid;
+	if (a->file <= nodeid || a->reads == 0)
+		a->file = nodeid + 1;
+	a->file_end = a->reads < READS_BEFORE ? a->file : nodeid + 1 + FILES_MAX;
+	if (a->reads >= READS_BEFORE)
+		tell = should_wake(a);
+	pthread_mutex_unlock(&a->lock);
+	if (tell)
+		wake(ov);
+}
+
+/* Is NODEID a file that will perhaps be read? Then it is referenced. */
+static struct ov_inode *next_file(struct overlay *ov, uint64_t nodeid)
+{
+	struct ov_inode *i = ov_inode_find_ref(&ov->tab, nodeid);
+
+	if (!i || (S_ISREG(i->type) && !ov_inode_is(i, OV_I_UPPER | OV_I_STALE | OV_I_UNLINKED)))
+		return i;
+	ov_inode_unref(&ov->tab, i);
+	return NULL;
+}
+
+static bool open_file(struct overlay *ov, struct ov_inode *i)
+{
+	struct ov_fdslot *slot;
+	int err;
+
+	OV_NS_READ(ov);
+	slot = ov_file_get(ov, i, false, &err);
+	if (!slot)
+		return false; /* who reads it gets the error */
+	(void)posix_fadvise(slot->fd, 0, FILE_AHEAD, POSIX_FADV_WILLNEED);
+	ov_fdslot_unpin(&ov->fds, slot);
+	return true;
+}
+
+/* Open those whose turn has come. */
+static void open_files(struct overlay *ov)
+{
+	struct ov_ahead *a = &ov->ahead;
+	bool opened = false;
+
+	for (;;) {
+		struct ov_inode *i;
+		uint64_t nodeid;
+
+		pthread_mutex_lock(&a->lock);
+		a->opened += opened;
+		nodeid = a->file < a->file_end ? a->file++ : 0;
+		pthread_mutex_unlock(&a->lock);
+		if (!nodeid)
+			return;
+		i = next_file(ov, nodeid);
+		opened = i && open_file(ov, i);
+		if (i)
+			ov_inode_unref(&ov->tab, i);
+	}
+}
+
 /* ---- gathering ---- */
 
 /* The nodeid of the directory whose turn it is, or 0. Lock held. */
@@ -514,6 +606,8 @@ static uint64_t next_child(struct ov_ahead *a)
 /* What comes next: false, and the thread is told when there is something. */
 static bool next_work(struct ov_ahead *a, struct work *w)
 {
+	bool more;
+
 	*w = (struct work){0};
 	pthread_mutex_lock(&a->lock);
 	if (a->go_on && has_room(a)) {
@@ -526,9 +620,10 @@ static bool next_work(struct ov_ahead *a, struct work *w)
 	}
 	w->news = a->news;
 	a->current = w->nodeid;
-	a->idle = !w->nodeid;
+	a->idle = !w->nodeid && !has_files(a);
+	more = !a->idle;
 	pthread_mutex_unlock(&a->lock);
-	return w->nodeid;
+	return more;
 }
 
 /* Is what W gathers good, and still wanted? Lock held. */
@@ -767,9 +862,10 @@ bool ov_ahead_work(struct overlay *ov)
 	struct work w;
 
 	(void)ov_ahead_expire(ov);
+	open_files(ov);
 	if (!next_work(a, &w))
 		return false;
-	dir = ov_inode_find_ref(&ov->tab, w.nodeid);
+	dir = w.nodeid ? ov_inode_find_ref(&ov->tab, w.nodeid) : NULL;
 	d = dir ? gather(ov, &w, dir, NULL) : NULL;
 	if (d && !w.max)
 		gather_below(ov, &w, d, 1);

@@ -739,7 +739,7 @@ void ov_close(struct overlay *ov)
 size_t ov_print_state(struct overlay *ov, char *buf, size_t size)
 {
 	size_t inodes, names, listings;
-	uint64_t ahead_used, ahead_wasted;
+	uint64_t ahead_used, ahead_wasted, ahead_opened;
 	int n;
 
 	pthread_mutex_lock(&ov->tab.lock);
@@ -749,12 +749,13 @@ size_t ov_print_state(struct overlay *ov, char *buf, size_t size)
 	pthread_mutex_lock(&ov->listings_lock);
 	listings = ov->listing_bytes;
 	pthread_mutex_unlock(&ov->listings_lock);
-	ov_ahead_count(ov, &ahead_used, &ahead_wasted);
+	ov_ahead_count(ov, &ahead_used, &ahead_wasted, &ahead_opened);
 	n = snprintf(buf, size, "copy-ups %llu\nlayer-probes %llu\ninodes %zu\nnames %zu\nlisting-bytes %zu\nopen-fds %u\n"
-		     "directories-ahead %llu\ndirectories-ahead-unused %llu\n",
+		     "directories-ahead %llu\ndirectories-ahead-unused %llu\nfiles-ahead %llu\n",
 		     (unsigned long long)__atomic_load_n(&ov->copyups, __ATOMIC_RELAXED),
 		     (unsigned long long)__atomic_load_n(&ov->probes, __ATOMIC_RELAXED), inodes, names, listings,
-		     ov_fdcache_count(&ov->fds), (unsigned long long)ahead_used, (unsigned long long)ahead_wasted);
+		     ov_fdcache_count(&ov->fds), (unsigned long long)ahead_used, (unsigned long long)ahead_wasted,
+		     (unsigned long long)ahead_opened);
 	return n < 0 ? 0 : (size_t)n;
 }
 

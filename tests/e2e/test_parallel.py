@@ -788,22 +788,24 @@ def walk(top):
         d = todo.pop()
         with Dir(os.path.join(top, d)) as listing:
             found = [n for n, _, _ in listing if n not in (".", "..")]
-        for n in reversed(found):
+        dirs = []
+        for n in found:
             try:
                 st = os.lstat(os.path.join(top, d, n))
             except FileNotFoundError:
                 continue
             if stat.S_ISDIR(st.st_mode):
-                todo.append(os.path.join(d, n))
+                dirs.append(os.path.join(d, n))
             else:
                 out[os.path.join(d, n)] = (stat.S_IMODE(st.st_mode), st.st_size)
+        todo += reversed(dirs)
     return out
 
 
 @test(only_ours="it has no daemon", tries=3)
 def test_directories_are_read_ahead_of_a_walk():
-    def ahead():
-        return state(ov.mnt)["directories-ahead"]
+    def ahead(what="directories"):
+        return state(ov.mnt)[what + "-ahead"]
     if len(os.sched_getaffinity(0)) < 2:
         skip("there is one CPU")
     places, layers = forest(30)
@@ -814,11 +816,15 @@ def test_directories_are_read_ahead_of_a_walk():
             for d in range(3):
                 os.listdir(ov.m("d%03d/in/in" % d))
             eq(ahead(), 0)   # that is no walk
-            eq(walk(ov.mnt), want)
+            seen = walk(ov.mnt)
+            eq(seen, want)
+            eq(ahead("files"), 0)
+            for p in seen:   # in the order of the listings
+                eq(len(read(ov.m(p))), want[p][1])
             if opts in ("readdir_ahead=0", "max_threads=1", "threaded=0"):
-                eq(ahead(), 0)
+                eq((ahead(), ahead("files")), (0, 0))
             else:
-                ok(ahead() > 10, (opts, ahead()))
+                ok(ahead() > 10 and ahead("files") > 10, (opts, ahead(), ahead("files")))
         same_ever_after(ov)
 
 

@@ -565,6 +565,59 @@ START_TEST(nobody_asks)
 }
 END_TEST
 
+static void read_file(uint64_t nodeid)
+{
+	char byte;
+
+	ck_assert_int_eq(ov_read(ov, ov_inode_get(ov, nodeid), &byte, 1, 0), 0);
+}
+
+/* Files that come next are opened. */
+START_TEST(files)
+{
+	struct reply *r = reply_new();
+	uint64_t dir;
+	unsigned fds;
+
+	make_layers();
+	make_dir(at("lower/some"));
+	for (unsigned n = 0; n < 60; n++)
+		make_file(at("lower/some/file-%02u", n));
+	open_layers(false);
+	dir = look_up(OV_ROOT_ID, "some");
+	list(dir, r);
+	ck_assert_uint_eq(r->n, 60);
+	work();
+	fds = ov_fdcache_count(&ov->fds);
+	for (unsigned n = 0; n < 3; n++) {
+		read_file(r->e[n].entry.nodeid);
+		ck_assert(!ov_ahead_work(ov));
+		ck_assert_uint_eq(ov_fdcache_count(&ov->fds), ++fds);
+	}
+	woken = 0;
+	read_file(r->e[3].entry.nodeid);
+	ck_assert_uint_eq(woken, 1);
+	work();
+	ck_assert_uint_eq(ov_fdcache_count(&ov->fds), fds + 1 + 12);
+	for (unsigned n = 4; n < 60; n++) {
+		read_file(r->e[n].entry.nodeid);
+		work();
+	}
+	ck_assert_uint_eq(ov_fdcache_count(&ov->fds), fds - 3 + 60);
+	ck_assert_uint_le(woken, 1 + 60 / 4);
+
+	/* in another order none is */
+	ov_fdcache_trim(&ov->fds);
+	fds = ov_fdcache_count(&ov->fds);
+	for (unsigned n = 50; n > 20; n--)
+		read_file(r->e[n].entry.nodeid);
+	work();
+	ck_assert_uint_eq(ov_fdcache_count(&ov->fds), fds + 1 + 30); /* and the directory */
+	close_layers();
+	free(r);
+}
+END_TEST
+
 /* ---- beside changes ---- */
 
 #define TREES 40 /* each with a fresh upper */
@@ -695,6 +748,7 @@ Suite *readdir_ahead_suite(void)
 	tcase_add_test(tc, in_vain);
 	tcase_add_test(tc, no_more_than);
 	tcase_add_test(tc, nobody_asks);
+	tcase_add_test(tc, files);
 	tcase_add_test(tc, beside_changes);
 	suite_add_tcase(s, tc);
 	return s;
