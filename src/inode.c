@@ -95,8 +95,10 @@ struct ov_inode *ov_inode_find_ref(struct ov_itable *t, uint64_t nodeid)
 
 	pthread_mutex_lock(&t->lock);
 	i = find_locked(t, nodeid);
-	if (i)
+	if (i && i->nlookup)
 		i->refs++;
+	else
+		i = NULL;
 	pthread_mutex_unlock(&t->lock);
 	return i;
 }

@@ -197,7 +197,10 @@ static inline bool ov_inode_isdir(const struct ov_inode *i)
 /* By nodeid; NULL if unknown. No reference is taken: the kernel holds one while it asks. */
 struct ov_inode *ov_inode_find(struct ov_itable *t, uint64_t nodeid);
 
-/* The same for who is not serving a request of it: with a reference, for ov_inode_unref(). */
+/*
+ * The same for who is not serving a request of it: with a reference, for ov_inode_unref(). NULL also for one that the kernel does not
+ * know (yet): it may not be complete.
+ */
 struct ov_inode *ov_inode_find_ref(struct ov_itable *t, uint64_t nodeid);
 
 /* A fresh inode of TYPE (S_IFMT bits) with a new nodeid, not yet in any table. NULL: no memory. */

@@ -111,7 +111,7 @@ struct ov_ahead {
 	unsigned steps;       /* of a walk through a tree that were seen */
 	struct ov_ahead_parent *parents[OV_AHEAD_PARENTS]; /* directories with others in them; the one in use last comes first */
 	unsigned nparents;
-	struct ov_ahead_dir *dirs[OV_AHEAD_DIRS]; /* gathered, oldest first */
+	struct ov_ahead_dir *dirs[OV_AHEAD_DIRS]; /* gathered; parts of one in their order */
 	unsigned ndirs, allowed; /* so many may be at a time */
 	unsigned nout;        /* that requests have in their hands */
 	size_t bytes;         /* that those in DIRS take */
@@ -251,7 +251,7 @@ int ov_readdir(struct overlay *ov, struct ov_inode *dir, uint64_t off, bool plus
 /* readdir_ahead.c */
 
 /*
- * For a thread of the front's own: gather one directory that will be asked for soon, as it seems. False: there is none;
+ * For a thread of the front's own: gather a directory, or open some files, that will be asked for soon, as it seems. False: there are none;
  * hooks.look_ahead tells when there is.
  */
 bool ov_ahead_work(struct overlay *ov);

@@ -26,6 +26,7 @@
 #define PART_MIN 128         /* and at least so many of the next part of one that is being listed */
 #define NAMES_MAX 1024       /* a directory of more takes so long that others should not wait for it: the kernel asks first */
 #define BYTES_MAX (768u << 10) /* of all that is gathered */
+#define NAME_BYTES 48        /* of a directory in a layer: what its name takes, more or less */
 #define STEPS_BEFORE 3       /* steps of a walk that are seen before anything is gathered */
 #define STEPS_MAX 16
 #define CHILDREN_MAX 4096    /* of a directory that are remembered */
@@ -52,7 +53,8 @@ struct ov_ahead_dir {
 	uint64_t nodeid; /* 0: of one that nobody knows of yet */
 	uint64_t made; /* ms */
 	struct ov_listing *listing; /* counted, or NULL: the directory has one */
-	size_t bytes; /* that it takes, and what is in it; of one that is not in another */
+	size_t own;   /* bytes that it takes itself */
+	size_t bytes; /* of one that is not in another: with what is in it */
 	size_t n;
 	size_t next; /* those before it have been asked for */
 	struct entry e[];
@@ -135,31 +137,35 @@ static int find(const struct ov_ahead *a, uint64_t nodeid)
 	return -1;
 }
 
-/* The first directory that nobody has asked for in time: free it. Then fewer at a time are worth it. NULL: there is none. Lock held. */
-static struct ov_ahead_dir *take_expired(struct ov_ahead *a, uint64_t now)
+/* A directory that nobody has asked for in time: free it. Then fewer at a time are worth it. NULL: there is none. Lock held. */
+static struct ov_ahead_dir *take_expired(struct ov_ahead *a)
 {
-	struct ov_ahead_dir *d = a->ndirs ? a->dirs[0] : NULL;
+	uint64_t now = now_ms();
 
-	if (!d || now - d->made < EXPIRES_MS)
-		return NULL;
-	if (!d->next) {
-		a->wasted++;
-		a->steps = 0;
-		a->allowed -= a->allowed > 2;
+	for (unsigned n = 0; n < a->ndirs; n++) {
+		const struct ov_ahead_dir *d = a->dirs[n];
+
+		if (now < d->made + EXPIRES_MS)
+			continue;
+		if (d->listing && !d->next) {
+			a->wasted++;
+			a->steps = 0;
+			a->allowed -= a->allowed > 2;
+		}
+		return take_out(a, n);
 	}
-	return take_out(a, 0);
+	return NULL;
 }
 
 bool ov_ahead_expire(struct overlay *ov)
 {
 	struct ov_ahead *a = &ov->ahead;
-	uint64_t now = now_ms();
 	struct ov_ahead_dir *d;
 	bool left;
 
 	do {
 		pthread_mutex_lock(&a->lock);
-		d = take_expired(a, now);
+		d = take_expired(a);
 		left = a->ndirs || a->nout;
 		pthread_mutex_unlock(&a->lock);
 		free_dir(ov, d);
@@ -274,10 +280,11 @@ struct ov_ahead_dir *ov_ahead_take(struct overlay *ov, const struct ov_inode *di
 	pthread_mutex_unlock(&a->lock);
 	if (tell)
 		wake(ov);
-	if (good)
-		return d;
-	free_dir(ov, d);
-	return NULL;
+	if (!good && d) {
+		free_dir(ov, d);
+		return ov_ahead_take(ov, dir); /* there may be more parts */
+	}
+	return d;
 }
 
 struct ov_listing *ov_ahead_listing(const struct ov_ahead_dir *d)
@@ -305,7 +312,7 @@ struct ov_found *ov_ahead_find(struct ov_ahead_dir *d, uint64_t cookie)
 
 static size_t bytes_of(const struct ov_ahead_dir *d)
 {
-	size_t bytes = sizeof(*d) + d->n * sizeof(d->e[0]) + (d->listing ? ov_listing_size(d->listing) : 0);
+	size_t bytes = d->own;
 
 	for (size_t n = 0; n < d->n; n++)
 		bytes += d->e[n].in ? bytes_of(d->e[n].in) : 0; /* no deeper than DEPTH_MAX */
@@ -514,6 +521,12 @@ void ov_ahead_add(struct overlay *ov, const struct ov_inode *dir, const uint64_t
 
 /* ---- files ---- */
 
+/* May I be opened ahead? It is done to files only that are in a lower. */
+static bool may_open(const struct ov_inode *i)
+{
+	return S_ISREG(i->type) && !ov_inode_is(i, OV_I_UPPER | OV_I_STALE | OV_I_UNLINKED);
+}
+
 /*
  * The names of a listing get their numbers one after the other, so who reads files in its order reads those of rising numbers. The
  * next ones are opened, and the disk is asked for their data. They are in the cache of descriptors then, like what was read.
@@ -524,7 +537,7 @@ void ov_ahead_note_read(struct overlay *ov, const struct ov_inode *i)
 	uint64_t nodeid = i->nodeid;
 	bool tell = false;
 
-	if (!__atomic_load_n(&a->on, __ATOMIC_RELAXED) || ov->fds.limit < 8 * FILES_MAX)
+	if (!__atomic_load_n(&a->on, __ATOMIC_RELAXED) || !may_open(i) || ov->fds.limit < 8 * FILES_MAX)
 		return;
 	pthread_mutex_lock(&a->lock);
 	a->reads = a->read && nodeid > a->read && nodeid - a->read <= READS_APART ? a->reads + 1 : 0;
@@ -539,48 +552,43 @@ void ov_ahead_note_read(struct overlay *ov, const struct ov_inode *i)
 		wake(ov);
 }
 
-/* Is NODEID a file that will perhaps be read? Then it is referenced. */
-static struct ov_inode *next_file(struct overlay *ov, uint64_t nodeid)
+static struct ov_fdslot *get_file(struct overlay *ov, struct ov_inode *i)
 {
-	struct ov_inode *i = ov_inode_find_ref(&ov->tab, nodeid);
-
-	if (!i || (S_ISREG(i->type) && !ov_inode_is(i, OV_I_UPPER | OV_I_STALE | OV_I_UNLINKED)))
-		return i;
-	ov_inode_unref(&ov->tab, i);
-	return NULL;
-}
-
-static bool open_file(struct overlay *ov, struct ov_inode *i)
-{
-	struct ov_fdslot *slot;
 	int err;
 
 	OV_NS_READ(ov);
-	slot = ov_file_get(ov, i, false, &err);
+	return may_open(i) ? ov_file_get(ov, i, false, &err) : NULL; /* who reads it gets the error */
+}
+
+/* The disk is asked without a lock. */
+static bool open_file(struct overlay *ov, struct ov_inode *i)
+{
+	struct ov_fdslot *slot = get_file(ov, i);
+
 	if (!slot)
-		return false; /* who reads it gets the error */
+		return false;
 	(void)posix_fadvise(slot->fd, 0, FILE_AHEAD, POSIX_FADV_WILLNEED);
 	ov_fdslot_unpin(&ov->fds, slot);
 	return true;
 }
 
-/* Open those whose turn has come. */
+/* Open some of those whose turn has come. */
 static void open_files(struct overlay *ov)
 {
 	struct ov_ahead *a = &ov->ahead;
 	bool opened = false;
 
-	for (;;) {
+	for (unsigned n = 0; n <= FILES_MAX; n++) {
 		struct ov_inode *i;
 		uint64_t nodeid;
 
 		pthread_mutex_lock(&a->lock);
 		a->opened += opened;
-		nodeid = a->file < a->file_end ? a->file++ : 0;
+		nodeid = n < FILES_MAX && a->file < a->file_end ? a->file++ : 0;
 		pthread_mutex_unlock(&a->lock);
 		if (!nodeid)
 			return;
-		i = next_file(ov, nodeid);
+		i = ov_inode_find_ref(&ov->tab, nodeid);
 		opened = i && open_file(ov, i);
 		if (i)
 			ov_inode_unref(&ov->tab, i);
@@ -701,7 +709,6 @@ static struct plan *make_plan(struct overlay *ov, struct ov_inode *dir, const st
  */
 static bool publish(struct ov_ahead *a, struct work *w, struct ov_ahead_dir *d, struct entry *in)
 {
-	size_t bytes = bytes_of(d);
 	bool kept = false;
 
 	pthread_mutex_lock(&a->lock);
@@ -715,8 +722,8 @@ static bool publish(struct ov_ahead *a, struct work *w, struct ov_ahead_dir *d, 
 		kept = true;
 	}
 	if (kept) {
-		w->top->bytes += bytes;
-		a->bytes += bytes;
+		w->top->bytes += d->own;
+		a->bytes += d->own;
 	}
 	pthread_mutex_unlock(&a->lock);
 	return kept;
@@ -733,6 +740,7 @@ static bool will_stay(const struct overlay *ov, const struct ov_found *f)
 /* F is what was found for COOKIE, and D's now, if that is still ours. */
 static bool append(struct ov_ahead *a, const struct work *w, struct ov_ahead_dir *d, uint64_t cookie, struct ov_found *f)
 {
+	size_t f_bytes = f->nrdirs * (sizeof(struct ov_rdir) + NAME_BYTES);
 	bool ours;
 
 	pthread_mutex_lock(&a->lock);
@@ -741,8 +749,9 @@ static bool append(struct ov_ahead *a, const struct work *w, struct ov_ahead_dir
 		d->e[d->n].cookie = cookie;
 		d->e[d->n].in = NULL;
 		d->e[d->n++].found = *f;
-		w->top->bytes += sizeof(d->e[0]);
-		a->bytes += sizeof(d->e[0]);
+		d->own += f_bytes;
+		w->top->bytes += f_bytes;
+		a->bytes += f_bytes;
 		memset(f, 0, sizeof(*f));
 	}
 	pthread_mutex_unlock(&a->lock);
@@ -775,7 +784,7 @@ static int look_up(struct overlay *ov, const struct work *w, struct ov_inode *di
 	return ours ? use : -1;
 }
 
-/* What is in DIR, for W, or (IN) for the entry of W's top that is DIR. NULL: nothing. It may be somebody else's already. */
+/* What is in DIR, for W, or (IN) for the entry of W's top that is DIR. NULL: nothing, or that is enough. */
 static struct ov_ahead_dir *gather(struct overlay *ov, struct work *w, struct ov_inode *dir, struct entry *in)
 {
 	struct ov_listing *listing = NULL;
@@ -788,6 +797,7 @@ static struct ov_ahead_dir *gather(struct overlay *ov, struct work *w, struct ov
 		return NULL;
 	}
 	d->listing = listing;
+	d->own = sizeof(*d) + p->n * sizeof(d->e[0]) + (listing ? ov_listing_size(listing) : 0);
 	if (!publish(&ov->ahead, w, d, in)) {
 		free_dir(ov, d);
 		return NULL;
@@ -797,7 +807,7 @@ static struct ov_ahead_dir *gather(struct overlay *ov, struct work *w, struct ov
 		vain = r == 0 ? vain + 1 : 0;
 		w->names++;
 	}
-	return d;
+	return r < 0 ? NULL : d;
 }
 
 /* ---- directories in what is gathered ---- */
@@ -870,6 +880,8 @@ bool ov_ahead_work(struct overlay *ov)
 	if (d && !w.max)
 		gather_below(ov, &w, d, 1);
 	pthread_mutex_lock(&a->lock);
+	if (w.top && is_ours(a, &w))
+		w.top->made = now_ms(); /* a disk may be slow */
 	a->current = 0;
 	pthread_mutex_unlock(&a->lock);
 	if (dir)

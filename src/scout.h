@@ -2,7 +2,7 @@
 #ifndef OV_SCOUT_H
 #define OV_SCOUT_H
 
-/* The thread that reads directories before they are asked for (ov_ahead_work()). */
+/* The thread that reads directories, and opens files, before they are asked for (ov_ahead_work()). */
 
 #include <pthread.h>
 
@@ -27,7 +27,8 @@ int ov_scout_start(struct ov_scout *s);
 void ov_scout_wake(struct ov_scout *s);
 
 /*
- * It ends when it has looked at the name that it is at, or has read the names of a directory. If that takes more than some seconds,
+ * It ends when it has looked at the name that it is at, or has read the names of a directory, or
+ * has opened a file. If that takes more than some seconds,
  * since a layer does not answer, it is left behind. Nothing if it does not run. No lock may be held.
  */
 void ov_scout_stop(struct ov_scout *s);

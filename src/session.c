@@ -991,7 +991,8 @@ int ov_session_start(struct ov_session *s, bool again)
 		__atomic_store_n(&s->nthreads, n + 1, __ATOMIC_RELEASE);
 	}
 	/* nobody shall die of it twice: not after a death */
-	if (s->params->readdir_ahead && s->poller.cpus > 1 && thread_total(s) > 1 && !s->ov->ledger->restarts)
+	if (s->params->readdir_ahead && s->poller.cpus > 1 && thread_total(s) > 1 &&
+	    s->ov->ledger->restarts == s->ov->ledger->renewals)
 		(void)ov_scout_start(&s->scout);
 	return 0;
 }

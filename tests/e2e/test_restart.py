@@ -776,6 +776,24 @@ def test_upgrade():
         eq(names(ov.mnt), ["d", "low", "n0", "n1", "n2", "up"])
 
 
+@test(only_ours=OURS, tries=3)
+def test_reading_ahead_after_an_upgrade_and_after_a_death():
+    """The next program reads directories ahead, too; a process that takes over from one that died does without."""
+    def walk(top):
+        return sum(len(files) for _, _, files in os.walk(ov.m(top)))
+    if len(os.sched_getaffinity(0)) < 2:
+        skip("there is one CPU")
+    with Overlay({"%s/d%d/in%d/f%d" % (t, d, i, f): "" for t in "abc" for d in range(9) for i in range(9) for f in range(9)}) as ov:
+        eq(walk("a"), 729)
+        ok(state(ov.mnt)["directories-ahead"] > 0, "none at first")
+        run(program(), "--upgrade", ov.mnt)
+        eq(walk("b"), 729)
+        ok(state(ov.mnt)["directories-ahead"] > 0, "none after the upgrade")
+        ov.kill_worker()
+        eq(walk("c"), 729)
+        eq(state(ov.mnt)["directories-ahead"], 0)
+
+
 @test(only_ours=OURS)
 def test_upgrade_under_load():
     """Nothing fails while programs are exchanged."""

@@ -366,17 +366,22 @@ START_TEST(hard_link)
 }
 END_TEST
 
+/* An overlay in which a directory has MANY files: its nodeid. */
+static uint64_t open_large(unsigned many)
+{
+	make_layers();
+	make_dir(at("lower/large"));
+	for (unsigned n = 0; n < many; n++)
+		make_file(at("lower/large/file-%u", n));
+	open_layers(false);
+	return look_up(OV_ROOT_ID, "large");
+}
+
 START_TEST(in_parts)
 {
 	struct reply *r = reply_new();
-	uint64_t dir;
+	uint64_t dir = open_large(900);
 
-	make_layers();
-	make_dir(at("lower/large"));
-	for (unsigned n = 0; n < 900; n++)
-		make_file(at("lower/large/file-%u", n));
-	open_layers(false);
-	dir = look_up(OV_ROOT_ID, "large");
 	ck_assert_uint_eq(read_on(dir, r, 202), 200); /* and two dots */
 	ck_assert_uint_eq(work(), 200);
 	ck_assert_uint_eq(read_on(dir, r, 200), 0);
@@ -410,15 +415,8 @@ END_TEST
 START_TEST(in_small_parts)
 {
 	struct reply *r = reply_new();
-	uint64_t dir, looked = 0, before;
+	uint64_t dir = open_large(900), looked = 0, before = ov->probes;
 
-	make_layers();
-	make_dir(at("lower/large"));
-	for (unsigned n = 0; n < 900; n++)
-		make_file(at("lower/large/file-%u", n));
-	open_layers(false);
-	dir = look_up(OV_ROOT_ID, "large");
-	before = ov->probes;
 	ck_assert_uint_eq(read_on(dir, r, 26), 24);
 	while (r->n < 900) {
 		looked += work();
@@ -576,16 +574,9 @@ static void read_file(uint64_t nodeid)
 START_TEST(files)
 {
 	struct reply *r = reply_new();
-	uint64_t dir;
 	unsigned fds;
 
-	make_layers();
-	make_dir(at("lower/some"));
-	for (unsigned n = 0; n < 60; n++)
-		make_file(at("lower/some/file-%02u", n));
-	open_layers(false);
-	dir = look_up(OV_ROOT_ID, "some");
-	list(dir, r);
+	list(open_large(60), r);
 	ck_assert_uint_eq(r->n, 60);
 	work();
 	fds = ov_fdcache_count(&ov->fds);
@@ -615,6 +606,26 @@ START_TEST(files)
 	ck_assert_uint_eq(ov_fdcache_count(&ov->fds), fds + 1 + 30); /* and the directory */
 	close_layers();
 	free(r);
+}
+END_TEST
+
+/* One that is being made, or that the kernel has forgotten, is nobody's to take. */
+START_TEST(not_known_yet)
+{
+	struct ov_inode *i;
+
+	make_layers();
+	open_layers(false);
+	i = ov_inode_new(&ov->tab, S_IFREG);
+	ov_inode_insert(&ov->tab, i);
+	ck_assert_ptr_eq(ov_inode_find(&ov->tab, i->nodeid), i);
+	ck_assert_ptr_null(ov_inode_find_ref(&ov->tab, i->nodeid));
+	ck_assert_uint_eq(i->refs, 0);
+	ov_inode_ref(&ov->tab, i);
+	ov_inode_unref(&ov->tab, i);
+	ck_assert_ptr_eq(ov_inode_find_ref(&ov->tab, OV_ROOT_ID), ov->root);
+	ov_inode_unref(&ov->tab, ov->root);
+	close_layers();
 }
 END_TEST
 
@@ -749,6 +760,7 @@ Suite *readdir_ahead_suite(void)
 	tcase_add_test(tc, no_more_than);
 	tcase_add_test(tc, nobody_asks);
 	tcase_add_test(tc, files);
+	tcase_add_test(tc, not_known_yet);
 	tcase_add_test(tc, beside_changes);
 	suite_add_tcase(s, tc);
 	return s;
