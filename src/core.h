@@ -425,8 +425,7 @@ void ov_ahead_count(struct overlay *ov, uint64_t *used, uint64_t *wasted, uint64
  * The kernel asks for the names of DIR (namespace lock held): what has been gathered of it, or NULL; then it is the caller's, who
  * gives it back by _put(), also NULL, before the lock is released. _listing(): the names, referenced. _find(): what the search for the
  * name with COOKIE has found, or NULL; in the order of cookies; it is the caller's to empty. _found(): that was used, and has
- * NODEID now, by which what is in it can be found. _is_over(): there is nothing more in it,
- * but perhaps in another one.
+ * NODEID now, by which what is in it can be found. _is_over(): there is nothing more in it, but perhaps in another one.
  */
 struct ov_ahead_dir *ov_ahead_take(struct overlay *ov, const struct ov_inode *dir);
 struct ov_listing *ov_ahead_listing(const struct ov_ahead_dir *d);
@@ -437,10 +436,10 @@ void ov_ahead_put(struct overlay *ov, struct ov_ahead_dir *d);
 
 /*
  * The kernel asks for the first names of DIR. Who lists directories in a directory that was listed goes through a tree. _add(): it was
- * told of N directories (nodeids) in DIR, which it may ask for soon.
+ * told of N directories (nodeids) in DIR, which it may ask for soon. _go_on(): it was told of N names of DIR, the last with COOKIE,
+ * and there are more.
  */
 void ov_ahead_note(struct overlay *ov, const struct ov_inode *dir);
-/* _go_on(): it was told of N names of DIR, the last with COOKIE, and there are more. */
 void ov_ahead_go_on(struct overlay *ov, const struct ov_inode *dir, uint64_t cookie, unsigned n);
 void ov_ahead_add(struct overlay *ov, const struct ov_inode *dir, const uint64_t *dirs, unsigned n);
 

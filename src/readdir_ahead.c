@@ -408,6 +408,12 @@ static void note_listed(struct ov_ahead_parent *p, uint64_t nodeid)
 	}
 }
 
+/* What is remembered of P's children is out of date, or for another directory. Lock held. */
+static void forget_children(struct ov_ahead_parent *p)
+{
+	p->n = p->next = p->listed = 0;
+}
+
 void ov_ahead_note(struct overlay *ov, const struct ov_inode *dir)
 {
 	struct ov_ahead *a = &ov->ahead;
@@ -427,10 +433,8 @@ void ov_ahead_note(struct overlay *ov, const struct ov_inode *dir)
 		a->steps -= a->steps < 2 ? a->steps : 2;
 	}
 	at = find_parent(a, dir->nodeid);
-	if (at >= 0) { /* all of it anew */
-		p = a->parents[at];
-		p->n = p->next = p->listed = 0;
-	}
+	if (at >= 0)
+		forget_children(a->parents[at]); /* all of it anew */
 	pthread_mutex_unlock(&a->lock);
 }
 
@@ -480,7 +484,7 @@ static struct ov_ahead_parent *make_parent(struct ov_ahead *a, uint64_t nodeid, 
 	if (!p && a->nparents == OV_AHEAD_PARENTS) { /* for the one that was not in use for longest */
 		at--;
 		p = a->parents[at];
-		p->n = p->next = p->listed = 0;
+		forget_children(p);
 	}
 	if (!p || p->room < p->n + n) {
 		room = (p ? p->n : 0) + n;

@@ -107,13 +107,13 @@ void ov_scout_stop(struct ov_scout *s)
 	until.tv_sec += JOIN_SECONDS;
 	if (pthread_timedjoin_np(s->thread, NULL, &until) != 0) {
 		ov_warn("a lower layer does not answer; going on");
-		s->stuck = s->ov->ahead.left_behind = true;
+		s->ov->ahead.left_behind = true;
 	}
 }
 
 bool ov_scout_destroy(struct ov_scout *s)
 {
-	if (s->stuck)
+	if (s->ov->ahead.left_behind)
 		return false;
 	pthread_cond_destroy(&s->more);
 	pthread_mutex_destroy(&s->lock);

@@ -14,7 +14,7 @@ struct ov_scout {
 	pthread_mutex_t lock; /* innermost; of what follows */
 	pthread_cond_t more;
 	bool stopped, woken;
-	bool started, stuck; /* of the thread that starts and stops it */
+	bool started; /* of the thread that starts and stops it */
 };
 
 /* 0 or -errno. */
@@ -27,9 +27,8 @@ int ov_scout_start(struct ov_scout *s);
 void ov_scout_wake(struct ov_scout *s);
 
 /*
- * It ends when it has looked at the name that it is at, or has read the names of a directory, or
- * has opened a file. If that takes more than some seconds,
- * since a layer does not answer, it is left behind. Nothing if it does not run. No lock may be held.
+ * It ends when it has looked at the name that it is at, or has read the names of a directory, or has opened a file. If that takes
+ * more than some seconds, since a layer does not answer, it is left behind. Nothing if it does not run. No lock may be held.
  */
 void ov_scout_stop(struct ov_scout *s);
 
